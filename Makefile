@@ -1,0 +1,37 @@
+# make demo   train on handwritten digits, private and securely aggregated
+# make test   everything that must hold
+# make bench  speed, as ratios to numpy and torch in the same run
+# make lint   ruff, mypy, and the C files under every warning
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+CC     ?= cc
+WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test bench lint clean
+demo: $(STAMP)
+	$(BIN)/fedsec demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(CC) $(WARN) csrc/*.c
+
+# Stale when what is installed or compiled has changed; Python files are used in place.
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,demo,plot,test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fedsec/_core*

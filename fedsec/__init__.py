@@ -1,0 +1,87 @@
+"""fedsec: the privacy layer for federated learning.
+
+Budgets (`Gaussian`, `RDPAccountant`, `calibrate_noise_multiplier`), exact noise (`noise`), masked sums
+(`masks`), secure aggregation (`secagg`) and private federated averaging (`Federation`). Names load on
+first use, so that `import fedsec` needs neither torch nor time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOM_OF = {
+    name: room
+    for room, names in {
+        "fedsec.accounting": (
+            "Composed",
+            "Gaussian",
+            "Laplace",
+            "NeighboringRelation",
+            "NonPrivate",
+            "PoissonSampled",
+            "RDPAccountant",
+            "Repeated",
+            "calibrate_noise_multiplier",
+        ),
+        "fedsec.errors": ("AggregationAborted", "BudgetExceededError", "CalibrationError", "FedsecError"),
+        "fedsec.federated": ("FedAvg", "Federation"),
+    }.items()
+    for name in names
+}
+_ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "secagg")
+
+__all__ = [
+    "AggregationAborted",
+    "BudgetExceededError",
+    "CalibrationError",
+    "Composed",
+    "FedAvg",
+    "Federation",
+    "FedsecError",
+    "Gaussian",
+    "Laplace",
+    "NeighboringRelation",
+    "NonPrivate",
+    "PoissonSampled",
+    "RDPAccountant",
+    "Repeated",
+    "accounting",
+    "calibrate_noise_multiplier",
+    "clipping",
+    "errors",
+    "federated",
+    "masks",
+    "noise",
+    "secagg",
+]
+
+if TYPE_CHECKING:
+    from fedsec import accounting, clipping, errors, federated, masks, noise, secagg
+    from fedsec.accounting import (
+        Composed,
+        Gaussian,
+        Laplace,
+        NeighboringRelation,
+        NonPrivate,
+        PoissonSampled,
+        RDPAccountant,
+        Repeated,
+        calibrate_noise_multiplier,
+    )
+    from fedsec.errors import AggregationAborted, BudgetExceededError, CalibrationError, FedsecError
+    from fedsec.federated import FedAvg, Federation
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"fedsec.{name}")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'fedsec' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,113 @@
+"""The one importer of the compiled core: arrays and bytes in, arrays and bytes out.
+
+Everything that C takes on trust is checked here: dtypes, shapes, contiguity and lengths. cffi releases
+the GIL around every call. A backend is a value [docs/architecture.md]; `best_backend` is the default.
+
+References
+----------
+[RFC8439] Nir, Langley. ChaCha20 and Poly1305 for IETF Protocols. 2018.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import _core
+from fedsec._checks import whole
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
+
+SEED_BYTES = 32
+LANES = (16, 32, 64)
+# The 32-bit block counter of [RFC8439] ends a seed's keystream after 2^32 blocks of 64 bytes.
+KEYSTREAM_BYTES = 2**38
+
+_ffi = _core.ffi
+_lib = _core.lib
+
+
+class Backend(NamedTuple):
+    """A table of kernels for one instruction set."""
+
+    name: str
+    table: Any
+
+
+def backends() -> tuple[Backend, ...]:
+    """All backends that this CPU can run, best first; each gives the same bytes."""
+    found: list[Backend] = []
+    while (table := _lib.fs_backend_at(len(found))) != _ffi.NULL:
+        found.append(Backend(_ffi.string(_lib.fs_backend_name(table)).decode("ascii"), table))
+    return tuple(found)
+
+
+best_backend = backends()[0]
+
+
+def fresh_key() -> bytearray:
+    """32 bytes from the operating system, for one call; the caller wipes it."""
+    return bytearray(os.urandom(SEED_BYTES))
+
+
+def wipe(secret: bytearray) -> None:
+    """Overwrites a secret of ours with zeros."""
+    _lib.fs_wipe(_ffi.from_buffer(secret), len(secret))
+
+
+def require_array(
+    name: str, array: object, dtypes: tuple[npt.DTypeLike, ...], ndim: int | None = 1, writable: bool = False
+) -> npt.NDArray[Any]:
+    """An ndarray of one of `dtypes`, `ndim` dimensions, C-contiguous and aligned; refuses, never converts."""
+    allowed = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+    if not isinstance(array, np.ndarray):
+        raise InvalidTypeError(f"{name} must be a numpy array of {allowed}, got {type(array).__name__}")
+    if array.dtype not in [np.dtype(dtype) for dtype in dtypes]:
+        raise InvalidTypeError(f"{name} must have dtype {allowed}, got {array.dtype}")
+    if ndim is not None and array.ndim != ndim:
+        raise InvalidTypeError(f"{name} must have {ndim} dimension(s), got shape {array.shape}")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise InvalidTypeError(f"{name} must be C-contiguous and aligned, got strides {array.strides}")
+    if writable and not array.flags.writeable:
+        raise InvalidTypeError(f"{name} must be writable, got a read-only array")
+    return array
+
+
+def pointer(array: npt.NDArray[Any]) -> Any:
+    """The C pointer to a contiguous array's data, typed after its dtype."""
+    kind = {"u": "uint", "i": "int"}.get(array.dtype.kind)
+    ctype = f"{kind}{8 * array.itemsize}_t" if kind else {4: "float", 8: "double"}[array.itemsize]
+    return _ffi.cast(f"{ctype} *", array.ctypes.data)
+
+
+def chacha20(key: bytes, nonce: bytes, counter: int, n_blocks: int, backend: Backend = best_backend) -> bytes:
+    """`n_blocks` blocks of keystream from block `counter` [RFC8439, sec. 2.4]."""
+    if len(key) != SEED_BYTES or len(nonce) != 12:
+        raise InvalidArgumentError(f"key must be 32 bytes and nonce 12, got {len(key)} and {len(nonce)}")
+    whole("counter + n_blocks", whole("counter", counter, minimum=0) + n_blocks, minimum=0, maximum=2**32)
+    out = np.empty(64 * n_blocks, np.uint8)
+    _lib.fs_chacha20(backend.table, pointer(out), n_blocks, key, nonce, counter)
+    return out.tobytes()
+
+
+def masked_sum(
+    out: npt.NDArray[Any],
+    seeds: npt.NDArray[np.uint8],
+    signs: npt.NDArray[np.int8],
+    modulus_bits: int,
+    offset: int,
+    backend: Backend = best_backend,
+) -> None:
+    """out[j] += sum_i signs[i] * word(offset + j of seed i), mod 2^modulus_bits, in place."""
+    lane = 8 * out.itemsize
+    kernel = getattr(_lib, f"fs_masked_sum{lane}")
+    mask = 2**modulus_bits - 1
+    kernel(backend.table, pointer(out), out.size, pointer(seeds), pointer(signs), len(seeds), offset, mask)
+
+
+def vector_sum(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: int) -> None:
+    """out[j] += sum_i vectors[i, j], mod 2^modulus_bits, in place."""
+    kernel = getattr(_lib, f"fs_vector_sum{8 * out.itemsize}")
+    kernel(pointer(out), pointer(vectors), len(vectors), out.size, 2**modulus_bits - 1)

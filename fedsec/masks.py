@@ -1,0 +1,131 @@
+"""Masks and masked sums in the ring of integers mod 2^b: the kernel under secure aggregation.
+
+A mask is the keystream of a pseudo-random generator under a 32-byte seed, read as little-endian words
+of one lane (16, 32 or 64 bits) and reduced mod 2^modulus_bits. Element j depends on the seed and on j
+alone, so that long vectors can be processed in chunks, through `offset`. For `prg="chacha20"` the seed
+is the key, the nonce is zero and the block counter starts at 0 [RFC8439, sec. 2.4].
+
+Whoever is to cancel a mask must use the same lane: that of `lane_dtype(modulus_bits)` unless all
+parties agree on a wider one.
+
+References
+----------
+[RFC8439] Nir, Langley. ChaCha20 and Poly1305 for IETF Protocols. 2018.
+[BIK+17] Bonawitz et al. Practical Secure Aggregation for Privacy-Preserving Machine Learning. CCS 2017.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import _kernels
+from fedsec._checks import whole
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
+
+__all__ = ["PRGS", "accumulate", "add", "expand", "lane_dtype"]
+
+PRGS = ("chacha20",)
+
+_LANE_DTYPES = tuple(np.dtype(f"uint{lane}") for lane in _kernels.LANES)
+
+
+def lane_dtype(modulus_bits: int) -> np.dtype[Any]:
+    """The smallest of uint16, uint32 and uint64 that holds residues mod 2^modulus_bits (1 to 64)."""
+    bits = whole("modulus_bits", modulus_bits, minimum=1, maximum=64)
+    return next(dtype for dtype in _LANE_DTYPES if bits <= 8 * dtype.itemsize)
+
+
+def accumulate(
+    out: npt.NDArray[Any],
+    seeds: npt.NDArray[np.uint8],
+    signs: npt.NDArray[np.int8],
+    modulus_bits: int = 32,
+    prg: str = "chacha20",
+    offset: int = 0,
+) -> None:
+    """Adds or subtracts many masks in one pass, in place [BIK+17, sec. 4].
+
+    ``out[j] = (out[j] + sum_i signs[i] * mask_i[offset + j]) mod 2**modulus_bits``
+
+    Parameters
+    ----------
+    out : (d,) uint16, uint32 or uint64
+        Changed in place. Its dtype is the lane; it must hold `modulus_bits`.
+    seeds : (n, 32) uint8
+        One row a mask; secret.
+    signs : (n,) int8
+        +1 or -1 a mask.
+    modulus_bits : int in [1, 64]
+    prg : "chacha20"
+    offset : int
+        Index of out[0] within the masks, in elements.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        Before `out` is touched.
+
+    Guarantees: exact, whatever the grouping of seeds or chunks; time and memory access do not depend
+    on seeds, signs or values.
+    """
+    lane = _require_lane(out, modulus_bits)
+    _kernels.require_array("seeds", seeds, (np.uint8,), ndim=2)
+    _kernels.require_array("signs", signs, (np.int8,))
+    if seeds.shape != (len(signs), _kernels.SEED_BYTES):
+        raise InvalidTypeError(f"seeds must have shape ({len(signs)}, 32) like signs, got {seeds.shape}")
+    if not np.all(np.abs(signs) == 1):
+        raise InvalidArgumentError(f"signs must be +1 or -1, got {signs[np.abs(signs) != 1][0]}")
+    _require_prg(prg)
+    _require_offset(offset, out.size, lane)
+    _kernels.masked_sum(out, seeds, signs, modulus_bits, offset)
+
+
+def expand(
+    seed: bytes | bytearray | npt.NDArray[np.uint8],
+    length: int,
+    modulus_bits: int = 32,
+    prg: str = "chacha20",
+    offset: int = 0,
+) -> npt.NDArray[Any]:
+    """One mask as `lane_dtype(modulus_bits)`: elements offset to offset + length - 1 under a 32-byte seed."""
+    if not isinstance(seed, (bytes, bytearray, np.ndarray)):
+        raise InvalidTypeError(f"seed must be 32 bytes, got {type(seed).__name__}")
+    row = seed if isinstance(seed, np.ndarray) else np.frombuffer(seed, np.uint8)
+    if row.shape != (_kernels.SEED_BYTES,):
+        raise InvalidTypeError(f"seed must be 32 bytes, got shape {row.shape}")
+    out = np.zeros(whole("length", length, minimum=0), lane_dtype(modulus_bits))
+    accumulate(out, row[np.newaxis], np.ones(1, np.int8), modulus_bits, prg, offset)
+    return out
+
+
+def add(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: int = 32) -> None:
+    """Adds one vector (d,) or many (n, d), of out's dtype, to `out` mod 2^modulus_bits, in place."""
+    _require_lane(out, modulus_bits)
+    _kernels.require_array("vectors", vectors, (out.dtype,), ndim=None)
+    if vectors.ndim not in (1, 2) or vectors.shape[-1] != out.size:
+        raise InvalidTypeError(
+            f"vectors must have shape ({out.size},) or (n, {out.size}), got {vectors.shape}"
+        )
+    if np.may_share_memory(out, vectors):
+        raise InvalidArgumentError("vectors must not share memory with out")
+    _kernels.vector_sum(out, np.atleast_2d(vectors), modulus_bits)
+
+
+def _require_lane(out: npt.NDArray[Any], modulus_bits: int) -> int:
+    _kernels.require_array("out", out, _LANE_DTYPES, writable=True)
+    lane = 8 * out.itemsize
+    whole(f"modulus_bits of a {out.dtype} vector", modulus_bits, minimum=1, maximum=lane)
+    return lane
+
+
+def _require_prg(prg: str) -> None:
+    if prg not in PRGS:
+        raise InvalidArgumentError(f"prg must be one of {', '.join(PRGS)}, got {prg!r}")
+
+
+def _require_offset(offset: int, length: int, lane: int) -> None:
+    longest = _kernels.KEYSTREAM_BYTES // (lane // 8)
+    whole("offset", offset, minimum=0, maximum=longest - length)

@@ -1,0 +1,92 @@
+"""The arrows between the rooms, read from the imports; and what `import fedsec` must not load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "fedsec"
+EVERYWHERE = {"errors", "_checks"}
+
+# Who may import whom (docs/architecture.md); every room may import errors and _checks.
+MAY_IMPORT = {
+    "__init__": {"accounting", "clipping", "federated", "masks", "noise", "secagg"},
+    "errors": set(),
+    "_checks": set(),
+    "_kernels": {"_core"},
+    "_slope": set(),
+    "masks": {"_kernels"},
+    "noise": {"_kernels", "_slope"},
+    "accounting": {"_kernels"},
+    "secagg": {"masks", "_kernels"},
+    "clipping": {"_kernels"},
+    "federated": {"clipping", "noise", "accounting", "secagg"},
+    "report": {"accounting"},
+    "measure": {"accounting", "federated", "masks", "noise", "secagg"},
+    "demo": {"accounting", "federated", "report"},
+    "cli": {"__init__", "accounting", "demo", "measure"},
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "fedsec":
+                rooms |= {alias.name if alias.name != "__version__" else "__init__" for alias in node.names}
+            elif (node.module or "").startswith("fedsec."):
+                rooms.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "fedsec":
+                    rooms.add("__init__")
+                elif alias.name.startswith("fedsec."):
+                    rooms.add(alias.name.split(".")[1])
+    return rooms
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_arrows(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, (
+        f"a new room: say in the table and in docs/architecture.md what {room} may import"
+    )
+    assert imported_rooms(path) <= MAY_IMPORT[room] | EVERYWHERE | {room}
+
+
+def fresh_python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+HEAVY = ("torch", "scipy.stats", "matplotlib", "sklearn")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import fedsec", "from fedsec import accounting, masks, noise, secagg, errors", "import fedsec.cli"],
+)
+def test_light_rooms_load_nothing_heavy(statement):
+    loaded = fresh_python(f"{statement}; import sys; print(*sys.modules)").split()
+    assert not [name for name in HEAVY if name in loaded]
+
+
+def test_public_names_are_there():
+    fresh_python("import fedsec; [getattr(fedsec, name) for name in fedsec.__all__]")
+
+
+def test_unknown_names_are_attribute_errors():
+    import fedsec
+
+    with pytest.raises(AttributeError, match="no_such_name"):
+        fedsec.no_such_name  # noqa: B018
+    assert set(fedsec.__all__) <= set(dir(fedsec))
