@@ -36,4 +36,26 @@ static inline uint64_t fs_load64_le(const uint8_t *p)
     return (uint64_t)fs_load32_le(p) | (uint64_t)fs_load32_le(p + 4) << 32;
 }
 
+/* A key's stream of 64-bit words: ChaCha20 blocks 0, 1, 2, ..., read as little-endian words in order. The
+ * first nonce word carries the block index past 2^32, so that no call runs out of stream or repeats it. */
+enum { FS_STREAM_BLOCKS = 64, FS_STREAM_WORDS = 8 * FS_STREAM_BLOCKS };
+
+typedef struct {
+    const fs_backend *backend;
+    const uint8_t *key;
+    uint64_t next_block;
+    size_t position; /* of the next unread word; FS_STREAM_WORDS when all are read */
+    uint8_t buffer[64 * FS_STREAM_BLOCKS];
+} fs_stream;
+
+void fs_stream_start(fs_stream *stream, const fs_backend *backend, const uint8_t *key);
+void fs_stream_refill(fs_stream *stream);
+
+static inline uint64_t fs_stream_next(fs_stream *stream)
+{
+    if (stream->position == FS_STREAM_WORDS)
+        fs_stream_refill(stream);
+    return fs_load64_le(stream->buffer + 8 * stream->position++);
+}
+
 #endif

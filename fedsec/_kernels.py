@@ -11,6 +11,8 @@ References
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +20,14 @@ import numpy.typing as npt
 
 from fedsec import _core
 from fedsec._checks import whole
-from fedsec.errors import InvalidArgumentError, InvalidTypeError
+from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError
 
 SEED_BYTES = 32
 LANES = (16, 32, 64)
 # The 32-bit block counter of [RFC8439] ends a seed's keystream after 2^32 blocks of 64 bytes.
 KEYSTREAM_BYTES = 2**38
+
+Buffer = bytes | bytearray
 
 _ffi = _core.ffi
 _lib = _core.lib
@@ -111,3 +115,73 @@ def vector_sum(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: i
     """out[j] += sum_i vectors[i, j], mod 2^modulus_bits, in place."""
     kernel = getattr(_lib, f"fs_vector_sum{8 * out.itemsize}")
     kernel(pointer(out), pointer(vectors), len(vectors), out.size, 2**modulus_bits - 1)
+
+
+def shamir_split(secret: Buffer, coefficients: Buffer, num_shares: int) -> bytearray:
+    """Shares of a 32-byte secret at x = 1 .. num_shares, one after the other.
+
+    `coefficients` are (t - 1) * 32 random bytes for a threshold t.
+    """
+    out = bytearray(SEED_BYTES * num_shares)
+    threshold = len(coefficients) // SEED_BYTES + 1
+    _lib.fs_shamir_split(
+        _ffi.from_buffer(out), _ffi.from_buffer(secret), _ffi.from_buffer(coefficients), threshold, num_shares
+    )
+    return out
+
+
+def shamir_combine(abscissas: Buffer, shares: Buffer) -> bytearray:
+    """The secret from the shares (32 bytes each, one after the other) at distinct, non-zero abscissas."""
+    secret = bytearray(SEED_BYTES)
+    _lib.fs_shamir_combine(
+        _ffi.from_buffer(secret), _ffi.from_buffer(abscissas), _ffi.from_buffer(shares), len(abscissas)
+    )
+    return secret
+
+
+@contextmanager
+def _key_of_call(insecure_key: object) -> Iterator[Any]:
+    """A fresh key, wiped at the end; or the explicit one of a known-answer test."""
+    if insecure_key is not None:
+        if not isinstance(insecure_key, bytes) or len(insecure_key) != SEED_BYTES:
+            raise InvalidTypeError(f"insecure_key must be {SEED_BYTES} bytes, got {insecure_key!r}")
+        yield insecure_key
+        return
+    key = fresh_key()
+    try:
+        yield _ffi.from_buffer("uint8_t[]", key)
+    finally:
+        wipe(key)
+
+
+def gaussian(
+    out: npt.NDArray[Any], stddev: float, insecure_key: bytes | None = None, backend: Backend = best_backend
+) -> None:
+    """Fills float32 or float64 `out` with normal variates."""
+    kernel = getattr(_lib, f"fs_gaussian{8 * out.itemsize}")
+    with _key_of_call(insecure_key) as key:
+        kernel(backend.table, pointer(out), out.size, stddev, key)
+
+
+def discrete_gaussian(
+    out: npt.NDArray[Any],
+    stddev: float,
+    insecure_key: bytes | None = None,
+    exact_only: bool = False,
+    backend: Backend = best_backend,
+) -> None:
+    """Fills int32 or int64 `out` with discrete Gaussian variates, stddev in [0.1, 2^40]."""
+    kernel = getattr(_lib, f"fs_discrete_gaussian{8 * out.itemsize}")
+    with _key_of_call(insecure_key) as key:
+        if kernel(backend.table, pointer(out), out.size, stddev, key, exact_only):
+            raise FedsecError(f"a variate of stddev {stddev!r} does not fit {out.dtype}; nothing was kept")
+
+
+def bernoulli(
+    size: int, numerator: int, denominator: int, insecure_key: bytes, exact_only: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Exact Bernoulli(numerator / denominator) draws: the decision under `discrete_gaussian`, for tests."""
+    out = np.empty(size, np.uint8)
+    fraction = (numerator.to_bytes(32, "little"), denominator.to_bytes(32, "little"))
+    _lib.fs_bernoulli(best_backend.table, pointer(out), size, *fraction, insecure_key, exact_only)
+    return out

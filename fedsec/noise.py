@@ -1,0 +1,317 @@
+"""Noise from a cryptographic generator: the exact release of a private vector, and the samplers.
+
+`release` is what protects people: it rounds to a public grid of powers of two, adds exact integer noise and
+stays on the grid, so that no floating-point pattern of the secret gets through [Mir12, HDH+22], and the
+noise is scaled up for what the rounding and the integers cost (proofs in docs/noise.md). `grid`,
+`integer_sensitivity` and `integer_stddev` are its parts, for whoever adds noise to integers that are on a
+grid already, such as a securely aggregated sum.
+
+Each call takes a fresh 32-byte key from the operating system. Forks, threads, `numpy.random.seed` and
+`torch.manual_seed` neither repeat nor influence noise. `insecure_key` replaces it in known-answer tests, and
+voids every guarantee.
+
+References
+----------
+[CKS20] Canonne, Kamath, Steinke. The Discrete Gaussian for Differential Privacy. NeurIPS 2020.
+[DRS22] Dong, Roth, Su. Gaussian Differential Privacy. JRSS B 84(1), 2022.
+[Mir12] Mironov. On Significance of the Least Significant Bits for Differential Privacy. CCS 2012.
+[HDH+22] Haney, Desfontaines, Hartman, Shrestha, Hay. Precision-based attacks and interval refining: how to
+    break, then fix, differential privacy on finite computers. 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import _kernels
+from fedsec._checks import positive, whole
+from fedsec._slope import MIN_STDDEV, stddev_for_inverse_slope
+from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
+
+__all__ = ["discrete_gaussian", "gaussian", "grid", "integer_sensitivity", "integer_stddev", "release"]
+
+MIN_DISCRETE_STDDEV = 0.1
+# Largest stddev per dtype: int64's is the sampler's range; int32's leaves 64 deviations to either side.
+MAX_DISCRETE_STDDEV: dict[np.dtype[Any], float] = {
+    np.dtype(np.int64): 2.0**40,
+    np.dtype(np.int32): 2.0**25,
+}
+
+_FLOATS: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
+# Rounding may enlarge the sensitivity by a relative 2^-11 (0.049 %), integers the noise by 1 / (24 * 16^2)
+# (0.017 %): together less than 0.1 %.
+_ROUNDING_SHARE = 2.0**-11
+_LEAST_INTEGER_STDDEV = 16.0
+# |vector| in grid steps: leaves room for 2^55 of noise, the sampler's hard limit, in an int64.
+_MAX_STEPS = 2.0**62
+_MAX_SIZE = 2**48
+
+
+def gaussian(
+    size: int | tuple[int, ...],
+    stddev: float = 1.0,
+    dtype: npt.DTypeLike = np.float32,
+    *,
+    insecure_key: bytes | None = None,
+) -> npt.NDArray[Any]:
+    """Continuous Gaussian noise, for simulation and comparison; **not for release**.
+
+    The generator is cryptographic, but adding floating-point noise to a floating-point secret leaks the
+    secret through the low bits of the sum: not every sum can be reached from every secret [Mir12, HDH+22].
+    To release something, call `release`.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Shape of the result.
+    stddev : float
+        Positive and finite, in the unit of the result; at most a tenth of dtype's largest number.
+    dtype : float32 or float64
+    insecure_key : 32 bytes, for known-answer tests only
+
+    Returns
+    -------
+    Independent variates of dtype and shape `size`, computed in double precision and rounded once for
+    float32. The tail ends at 9.49 stddev (probability 2^-65).
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+    """
+    out = _empty(size, dtype, _FLOATS)
+    number = positive("stddev", stddev)
+    if not number <= float(np.finfo(out.dtype).max) / 10.0:
+        raise InvalidArgumentError(f"stddev must be at most a tenth of {out.dtype}'s maximum, got {number!r}")
+    _kernels.gaussian(out, number, insecure_key)
+    return out
+
+
+def discrete_gaussian(
+    size: int | tuple[int, ...],
+    stddev: float,
+    dtype: npt.DTypeLike = np.int64,
+    *,
+    insecure_key: bytes | None = None,
+) -> npt.NDArray[Any]:
+    """Exact discrete Gaussian noise on the integers: Pr[y] proportional to exp(-y^2 / (2 stddev^2)) [CKS20].
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Shape of the result.
+    stddev : float
+        The parameter sigma of the law, in integer steps, as the exact value of the double: 0.1 to 2^40 for
+        int64, 0.1 to 2^25 for int32. (The law's own standard deviation is a little smaller below 1.)
+    dtype : int64 or int32
+    insecure_key : 32 bytes, for known-answer tests only
+
+    Returns
+    -------
+    Independent variates of dtype and shape `size`.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+    FedsecError
+        A variate does not fit (probability below exp(-2000) a variate); never wrapped, never cut off.
+
+    Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Time
+    depends on the noise drawn: do not let an adversary measure single calls on few elements.
+    """
+    out = _empty(size, dtype, tuple(MAX_DISCRETE_STDDEV))
+    number, largest = positive("stddev", stddev), MAX_DISCRETE_STDDEV[out.dtype]
+    if not MIN_DISCRETE_STDDEV <= number <= largest:
+        raise InvalidArgumentError(
+            f"stddev for {out.dtype} must be in [{MIN_DISCRETE_STDDEV}, {largest}], got {number!r}"
+        )
+    _kernels.discrete_gaussian(out, number, insecure_key)
+    return out
+
+
+def release(
+    vector: npt.NDArray[Any],
+    l2_sensitivity: float,
+    noise_multiplier: float,
+    *,
+    insecure_key: bytes | None = None,
+) -> npt.NDArray[Any]:
+    """The vector plus noise, at least as private as an ideal Gaussian of `noise_multiplier`.
+
+    Rounds to multiples of `grid(...)`, adds exact discrete Gaussian noise, returns multiples of the grid.
+
+    Parameters
+    ----------
+    vector : float32 or float64 array of any shape
+        Secret. Finite, and within 2^62 grid steps of zero.
+    l2_sensitivity : float
+        Positive: the largest l2 distance, over all elements, between the vectors of two neighbours.
+    noise_multiplier : float
+        Positive: standard deviation of the noise divided by l2_sensitivity.
+
+    Returns
+    -------
+    A new array of vector's dtype and shape. An empty vector gives an empty array.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        InvalidArgumentError also when the noise would leave the sampler's range (2^40 grid steps).
+    NonFiniteError
+        Names the first index that is NaN or infinite.
+
+    Guarantees: the release satisfies 1/noise_multiplier-Gaussian differential privacy [DRS22], rounding
+    included, under adaptive composition and in any dimension; its noise exceeds
+    noise_multiplier * l2_sensitivity by less than 0.1 %. The refusals depend on the secret vector only where
+    it is not finite or larger than any that has been clipped.
+    """
+    checked = _require_finite(vector)
+    sensitivity = positive("l2_sensitivity", l2_sensitivity)
+    positive("noise_multiplier", noise_multiplier)
+    if checked.size == 0:
+        return checked.copy()
+    step = grid(sensitivity, checked.size, noise_multiplier)
+    stddev = integer_stddev(integer_sensitivity(sensitivity, checked.size, step), noise_multiplier)
+    rounded = _to_steps(checked, step)
+    rounded += discrete_gaussian(checked.shape, stddev, insecure_key=insecure_key)
+    return _from_steps(rounded, step, checked.dtype)
+
+
+def grid(l2_sensitivity: float, dimension: int, noise_multiplier: float) -> float:
+    """The public granularity of a release: a power of two that depends on these three numbers alone.
+
+    The largest g with g * sqrt(dimension) <= 2^-11 * l2_sensitivity, so that rounding costs less than
+    0.05 % of noise, and 16 g <= noise_multiplier * l2_sensitivity, so that integers cost less than 0.02 %.
+
+    Parameters
+    ----------
+    l2_sensitivity : float
+        Positive, in the unit of the vector.
+    dimension : int
+        Number of elements, at least 1.
+    noise_multiplier : float
+        Positive.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        InvalidArgumentError also for a granularity that no double can hold with all its bits.
+    """
+    sensitivity = positive("l2_sensitivity", l2_sensitivity)
+    multiplier = positive("noise_multiplier", noise_multiplier)
+    count = whole("dimension", dimension, minimum=1, maximum=_MAX_SIZE)
+    bound = sensitivity * min(_ROUNDING_SHARE / math.sqrt(count), multiplier / _LEAST_INTEGER_STDDEV)
+    if bound < 2.0**-1000:
+        raise InvalidArgumentError(
+            f"l2_sensitivity {sensitivity!r} with dimension {count} and noise_multiplier {multiplier!r} "
+            f"needs a grid of {bound!r}, which must be at least 2**-1000"
+        )
+    return math.ldexp(0.5, math.frexp(bound)[1])
+
+
+def integer_sensitivity(l2_sensitivity: float, dimension: int, granularity: float) -> float:
+    """The l2 sensitivity in grid steps after rounding to nearest, rounded up.
+
+    Rounding moves each coordinate of each neighbour by at most half a step, so two neighbours that were
+    `l2_sensitivity` apart are at most l2_sensitivity / granularity + sqrt(dimension) steps apart.
+    `granularity` is a power of two, as `grid` returns.
+    """
+    sensitivity = positive("l2_sensitivity", l2_sensitivity)
+    step = positive("granularity", granularity)
+    if math.frexp(step)[0] != 0.5:
+        raise InvalidArgumentError(f"granularity must be a power of two, got {step!r}")
+    count = whole("dimension", dimension, minimum=1, maximum=_MAX_SIZE)
+    return _up(sensitivity / step + _up(math.sqrt(count)))
+
+
+def integer_stddev(l2_sensitivity: float, noise_multiplier: float) -> float:
+    """The discrete Gaussian's stddev that makes integers at least as private as a Gaussian, rounded up.
+
+    Parameters
+    ----------
+    l2_sensitivity : float
+        Positive, of the *integer* vector, in integer steps, rounding included.
+    noise_multiplier : float
+        Positive, of the Gaussian to match. noise_multiplier * l2_sensitivity must be at least 2.
+
+    Returns
+    -------
+    The smallest stddev (up to a relative 2^-46) with slope * l2_sensitivity <= 1 / noise_multiplier, where
+    slope is the proved bound of docs/noise.md; about noise_multiplier * l2_sensitivity + 1/24 of its inverse.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        InvalidArgumentError also when the result is beyond the sampler's 2^40.
+    """
+    sensitivity = positive("l2_sensitivity", l2_sensitivity)
+    multiplier = positive("noise_multiplier", noise_multiplier)
+    ideal, largest = _up(sensitivity * multiplier), max(MAX_DISCRETE_STDDEV.values())
+    if MIN_STDDEV <= ideal <= largest and (stddev := stddev_for_inverse_slope(ideal)) <= largest:
+        return stddev
+    raise InvalidArgumentError(
+        f"noise_multiplier {multiplier!r} times an integer l2_sensitivity of {sensitivity!r} must be in "
+        f"[{MIN_STDDEV}, {largest}], got {ideal!r}"
+    )
+
+
+def _up(number: float) -> float:
+    """The next double: above the exact result of one correctly rounded operation."""
+    return math.nextafter(number, math.inf)
+
+
+def _empty(size: object, dtype: npt.DTypeLike, allowed: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any]:
+    shape = size if isinstance(size, tuple) else (size,)
+    checked = tuple(whole("size", length, minimum=0, maximum=_MAX_SIZE) for length in shape)
+    whole("the number of elements in size", math.prod(checked), minimum=0, maximum=_MAX_SIZE)
+    return np.empty(checked, _require_dtype(dtype, allowed))
+
+
+def _require_dtype(dtype: npt.DTypeLike, allowed: tuple[np.dtype[Any], ...]) -> np.dtype[Any]:
+    names = " or ".join(map(str, allowed))
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        raise InvalidTypeError(f"dtype must be {names}, got {dtype!r}") from None
+    if dtype is None or checked not in allowed:
+        raise InvalidTypeError(f"dtype must be {names}, got {dtype!r}")
+    return checked
+
+
+def _require_finite(vector: object) -> npt.NDArray[Any]:
+    # A subclass may hide elements (masked arrays): only plain arrays mean what they hold.
+    if type(vector) is not np.ndarray:
+        raise InvalidTypeError(f"vector must be a plain numpy array, got {type(vector).__name__}")
+    if vector.dtype not in _FLOATS:
+        raise InvalidTypeError(f"vector must have dtype float32 or float64, got {vector.dtype}")
+    bad = np.argwhere(~np.isfinite(vector))
+    if len(bad):
+        index = tuple(map(int, bad[0]))
+        raise NonFiniteError(f"vector must be finite, got {float(vector[index])!r} at index {index}")
+    return vector
+
+
+def _to_steps(vector: npt.NDArray[Any], step: float) -> npt.NDArray[np.int64]:
+    """Nearest multiples of the step. The division is exact or far below half a step: a power of two."""
+    with np.errstate(over="ignore", under="ignore"):
+        steps = np.rint(np.divide(vector, step, dtype=np.float64))
+    largest = float(np.max(np.abs(steps)))
+    if largest > _MAX_STEPS:
+        raise InvalidArgumentError(
+            f"vector must be within {_MAX_STEPS * step!r} of zero (2**62 steps of {step!r}), "
+            f"got a magnitude of {float(np.max(np.abs(vector)))!r}"
+        )
+    return np.asarray(steps).astype(np.int64)
+
+
+def _from_steps(steps: npt.NDArray[np.int64], step: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.asarray(steps * step).astype(dtype)
+    if not np.all(np.isfinite(values)):
+        raise InvalidArgumentError(
+            f"vector plus noise must fit {dtype}: values or l2_sensitivity are too large"
+        )
+    return values
