@@ -1,0 +1,10 @@
+"""Bounding what one unit can contribute: a client's whole update, or each record's gradient.
+
+A clipper carries the sensitivity that it guarantees, so that noise is scaled by what was done and not by
+a second argument. Needs torch.
+"""
+
+from fedsec.clipping.records import RecordClipper
+from fedsec.clipping.updates import ClippedUpdate, UpdateClipper, clip_update
+
+__all__ = ["ClippedUpdate", "RecordClipper", "UpdateClipper", "clip_update"]
