@@ -1,0 +1,152 @@
+"""The samplers' laws, against the exact mass function; fixed keys, so the same answer every time.
+
+Each test would raise a false alarm for about one key in a million (`ALARM`), and comes with a negative
+control: the same statistic must reject a law that is wrong by as little as it is meant to find.
+"""
+
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from reference import discrete_gaussian_reference as reference
+from scipy import stats
+
+from fedsec import noise
+
+ALARM = 1e-6
+SIGMAS = stats.norm.isf(ALARM / 2 / 4)  # four moments, two sides: 5.16 standard errors
+WRONG_SCALES = [0.98, 1.02]
+
+
+def key_of(*words):
+    return sha256(repr(words).encode()).digest()
+
+
+def chi_square_p(counts, probabilities):
+    """p-value of observed counts; neighbouring cells are merged until each expects at least 10."""
+    expected = probabilities * counts.sum()
+    cells = np.cumsum(expected) // 10.0
+    starts = np.flatnonzero(np.diff(cells, prepend=-1))
+    observed, expected = np.add.reduceat(counts, starts), np.add.reduceat(expected, starts)
+    return stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
+
+
+# ---- discrete Gaussian
+
+
+def discrete_p(samples, stddev, reach):
+    counts = np.bincount(samples + reach, minlength=2 * reach + 1).astype(float)
+    return chi_square_p(counts, reference.mass(stddev, reach))
+
+
+@pytest.mark.parametrize(
+    ("stddev", "dtype"), [(0.5, np.int64), (1.0, np.int32), (3.7, np.int64), (50.0, np.int32)]
+)
+def test_discrete_gaussian_follows_its_mass_function(stddev, dtype):
+    samples = noise.discrete_gaussian(400_000, stddev, dtype, insecure_key=key_of("mass", stddev))
+    reach = int(12 * stddev) + 4
+    assert discrete_p(samples, stddev, reach) > ALARM
+    for wrong in WRONG_SCALES:
+        assert discrete_p(samples, wrong * stddev, reach) < ALARM
+    rounded = np.rint(np.random.default_rng(0).normal(0, stddev, 400_000)).astype(np.int64)
+    if stddev <= 1.0:  # a rounded continuous Gaussian is another law, plainly so for small deviations
+        assert discrete_p(rounded, stddev, reach) < ALARM
+
+
+def test_the_smallest_deviation_is_all_zeros():
+    """At 0.1 another value has probability 4e-22; the control, at 0.3, has one in 128."""
+    assert not noise.discrete_gaussian(100_000, 0.1, insecure_key=key_of(0.1)).any()
+    assert noise.discrete_gaussian(100_000, 0.3, insecure_key=key_of(0.3)).any()
+
+
+def moment_errors(samples, stddev):
+    """Mean, variance, skewness and kurtosis against the normal's, in standard errors."""
+    z, n = samples / stddev, len(samples)
+    powers = [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]
+    return np.array([(np.mean(z**k) - mean) / np.sqrt(variance / n) for k, mean, variance in powers])
+
+
+@pytest.mark.parametrize("stddev", [3.7, 1e3, 2.0**20 + 0.3, 2.0**40])
+def test_moments_of_the_discrete_gaussian(stddev):
+    """From 3.7 on, the first four moments differ from the normal's by less than 1e-50."""
+    samples = noise.discrete_gaussian(300_000, stddev, insecure_key=key_of("moments", stddev))
+    assert np.abs(moment_errors(samples, stddev)).max() < SIGMAS
+    for wrong in WRONG_SCALES:
+        assert np.abs(moment_errors(samples, wrong * stddev)).max() > SIGMAS
+    cut = np.clip(samples, -2.5 * stddev, 2.5 * stddev)
+    assert np.abs(moment_errors(cut, stddev)).max() > SIGMAS
+
+
+def tail_is_right(count, expected):
+    """Within the central 1 - ALARM / 2 of a Poisson law; each test asks twice."""
+    return stats.poisson.ppf(ALARM / 4, expected) <= count <= stats.poisson.isf(ALARM / 4, expected)
+
+
+def test_tail_of_the_discrete_gaussian():
+    """Beyond 4 deviations: some 120 of 2 million samples; a sampler without that tail is found."""
+    stddev, size = 50.0, 2_000_000
+    samples = noise.discrete_gaussian(size, stddev, np.int32, insecure_key=key_of("tail"))
+    mass = reference.mass(stddev, 1000)
+    for deviations in (4.0, 4.5):
+        beyond = np.abs(np.arange(-1000, 1001)) > deviations * stddev
+        expected = size * mass[beyond].sum()
+        assert tail_is_right(np.count_nonzero(np.abs(samples) > deviations * stddev), expected)
+    assert not tail_is_right(0, size * mass[np.abs(np.arange(-1000, 1001)) > 4.0 * stddev].sum())
+
+
+def lag_errors(samples):
+    """Correlations at lags 1 to 8 of the values and of their signs, in standard errors."""
+    z = (samples - samples.mean()) / samples.std()
+    series = [z, np.abs(z) - np.abs(z).mean()]
+    return np.array(
+        [np.dot(x[lag:], x[:-lag]) / np.dot(x, x) * np.sqrt(len(x)) for x in series for lag in range(1, 9)]
+    )
+
+
+@pytest.mark.parametrize("sampler", [noise.discrete_gaussian, noise.gaussian])
+def test_samples_are_uncorrelated(sampler):
+    samples = sampler(300_000, 20.0, insecure_key=key_of("lags", sampler.__name__)).astype(np.float64)
+    limit = stats.norm.isf(ALARM / 2 / 16)
+    assert np.abs(lag_errors(samples)).max() < limit
+    smeared = samples[1:] + 0.02 * samples[:-1]
+    assert np.abs(lag_errors(smeared)).max() > limit
+
+
+# ---- continuous Gaussian
+
+
+def equal_cells_p(samples, stddev):
+    """p-value of 200 cells of equal probability."""
+    cells = np.minimum((stats.norm.cdf(samples / stddev) * 200).astype(int), 199)
+    return chi_square_p(np.bincount(cells, minlength=200).astype(float), np.full(200, 1 / 200))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gaussian_follows_the_normal_law(dtype):
+    samples = noise.gaussian(1_000_000, 2.5, dtype, insecure_key=key_of("normal", dtype)).astype(np.float64)
+    assert equal_cells_p(samples, 2.5) > ALARM
+    assert np.abs(moment_errors(samples, 2.5)).max() < SIGMAS
+    for wrong in WRONG_SCALES:
+        assert equal_cells_p(samples, wrong * 2.5) < ALARM
+        assert np.abs(moment_errors(samples, wrong * 2.5)).max() > SIGMAS
+
+
+def test_tail_of_the_gaussian():
+    size = 4_000_000
+    samples = noise.gaussian(size, insecure_key=key_of("gaussian tail"))
+    for deviations in (4.0, 4.5):
+        expected = size * 2 * stats.norm.sf(deviations)
+        assert tail_is_right(np.count_nonzero(np.abs(samples) > deviations), expected)
+        assert not tail_is_right(0, expected)
+
+
+# ---- release
+
+
+def test_the_release_adds_noise_of_the_promised_size():
+    """Variance in standard errors; the control is noise 2 % off."""
+    vector = np.random.default_rng(3).normal(size=200_000).astype(np.float32)
+    added = noise.release(vector, 0.5, 1.3, insecure_key=key_of("release")).astype(np.float64) - vector
+    assert np.abs(moment_errors(added, 0.5 * 1.3 * 1.0005)).max() < SIGMAS
+    for wrong in WRONG_SCALES:
+        assert np.abs(moment_errors(added, wrong * 0.5 * 1.3)).max() > SIGMAS
