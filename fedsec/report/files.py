@@ -1,0 +1,81 @@
+"""Reports as files: one record for machines, the same as tables for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsec.errors import InvalidArgumentError
+
+SUFFIXES = (".md", ".json")
+
+Table = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A title, tables of named figures under headings, closing notes, and the record behind them."""
+
+    title: str
+    tables: Mapping[str, Table]
+    notes: tuple[str, ...]
+    record: Mapping[str, Any]
+
+    def markdown(self, picture: str | None = None) -> str:
+        """The report as a Markdown document, with a picture's file name if there is one."""
+        return "\n".join(self._lines(picture)) + "\n"
+
+    def json(self) -> str:
+        """The record as one JSON object; infinity, which JSON lacks, as the string "inf"."""
+        return json.dumps(_finite(self.record), indent=2, allow_nan=False) + "\n"
+
+    def _lines(self, picture: str | None) -> Iterator[str]:
+        yield f"# {self.title}"
+        for heading, table in self.tables.items():
+            yield from ("", f"## {heading}", "", "| | |", "|---|---|")
+            yield from (f"| {name} | {value} |" for name, value in table.items())
+        for note in self.notes:
+            yield from ("", note)
+        if picture:
+            yield from ("", f"![accuracy and epsilon over rounds]({picture})")
+
+
+def require_target(path: str) -> Path:
+    """The path of a report that can be written: .md or .json, in a directory that is there and open."""
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise InvalidArgumentError(f"a report must end in {' or '.join(SUFFIXES)}, got {path!r}")
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InvalidArgumentError(
+            f"a report must be a file in a directory that can be written, got {path!r}"
+        )
+    return target
+
+
+def write(report: Report, target: Path, picture: str | None = None) -> None:
+    """Writes the report in the format of the target's suffix, all or nothing."""
+    text = report.json() if target.suffix == ".json" else report.markdown(picture)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return str(value)
+    return value
