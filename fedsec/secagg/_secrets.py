@@ -1,0 +1,42 @@
+"""How sessions handle what must not get out: drawing it, wiping it, keeping it out of repr and pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from fedsec import _kernels
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
+
+Randomness = Callable[[int], bytes]
+
+
+def draw(length: int, insecure_randomness: Randomness | None = None) -> bytearray:
+    """`length` random bytes: from the operating system, or from the source of a known-answer test."""
+    drawn = (insecure_randomness or os.urandom)(length)
+    if len(drawn) != length:
+        raise InvalidArgumentError(f"insecure_randomness must give {length} bytes, got {len(drawn)}")
+    return bytearray(drawn)
+
+
+def wipe(secret: object) -> None:
+    """Zeros every bytearray in a state, a mapping or a list; public values are left alone."""
+    if isinstance(secret, bytearray):
+        _kernels.wipe(secret)
+    elif isinstance(secret, Mapping):
+        wipe(list(secret.values()))
+    elif isinstance(secret, list):
+        for item in secret:
+            wipe(item)
+    elif dataclasses.is_dataclass(secret):
+        for field in dataclasses.fields(secret):
+            wipe(getattr(secret, field.name))
+
+
+class Unpicklable:
+    """A holder of secrets: neither pickled nor copied."""
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError(f"a {type(self).__name__} holds secrets and cannot be pickled or copied")

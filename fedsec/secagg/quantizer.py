@@ -1,0 +1,128 @@
+"""From real vectors to the integers that secure aggregation sums, and back.
+
+A value x becomes floor(x / granularity + u) with u uniform in [0, 1): unbiased, and never further than
+one step away. The ring is made wide enough for every possible sum, so that none can wrap; what does not
+fit the range is refused, never clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import _kernels, masks
+from fedsec._checks import positive, whole
+from fedsec.errors import InvalidArgumentError, NonFiniteError
+from fedsec.secagg import ring
+from fedsec.secagg._secrets import wipe
+
+# A level has to be a float64 and an int64 without loss.
+_MAX_EXACT_LEVEL = 2**53
+_MAX_LEVEL = 2**62
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A public grid for the vectors of `num_clients` clients with values in [-max_abs, max_abs].
+
+    Parameters
+    ----------
+    granularity : float
+        The step g of the grid, positive.
+    max_abs : float
+        The largest absolute value of a coordinate of one client; at most 2**53 steps, or 2**62 if the
+        granularity is a power of two (the quotient is exact then).
+    num_clients : int
+        How many vectors a sum may have at most.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        A parameter out of its range, or a sum that would not fit 64 bits.
+    """
+
+    granularity: float
+    max_abs: float
+    num_clients: int
+
+    def __post_init__(self) -> None:
+        positive("granularity", self.granularity)
+        positive("max_abs", self.max_abs)
+        whole("num_clients", self.num_clients, minimum=1)
+        exact = math.frexp(self.granularity)[0] == 0.5
+        largest = _MAX_LEVEL if exact else _MAX_EXACT_LEVEL
+        if self.max_abs / self.granularity > largest:
+            raise InvalidArgumentError(
+                f"max_abs must be at most {largest} steps of {self.granularity!r}, got {self.max_abs!r}"
+            )
+        if self.modulus_bits > 64:
+            raise InvalidArgumentError(
+                f"num_clients * max_abs / granularity must be below 2**63, "
+                f"got {self.num_clients} * {self.max_abs!r} / {self.granularity!r}"
+            )
+
+    @property
+    def max_level(self) -> int:
+        """The largest absolute value of a quantised coordinate, in steps."""
+        return math.ceil(self.max_abs / self.granularity)
+
+    @property
+    def modulus_bits(self) -> int:
+        """The width of the smallest ring that holds every sum, with its sign."""
+        return (self.num_clients * self.max_level).bit_length() + 1
+
+    def quantize(
+        self, values: npt.NDArray[np.floating[Any]], *, insecure_key: bytes | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Stochastic rounding to the grid: (d,) float32 or float64 to int64 levels.
+
+        Unbiased to 2**-53 of a step, with randomness from the operating system expanded by the core's
+        generator; a coordinate moves by less than one step, and a multiple of the step not at all.
+        NaN and infinity raise `NonFiniteError`, values beyond `max_abs` `InvalidArgumentError`.
+        `insecure_key` (32 bytes) fixes the randomness, for known-answer tests only.
+        """
+        self._require_values(values)
+        quotients = values.astype(np.float64) / self.granularity
+        levels = np.floor(quotients)
+        # The fraction is exact, where quotient + u would be rounded and could move a multiple of the step.
+        levels += self._uniform(len(values), insecure_key) < quotients - levels
+        return levels.astype(np.int64)
+
+    def lift(self, residues: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """The signed levels of a sum of at most `num_clients` vectors, from its residues (lane dtype).
+
+        A level that no such sum can have raises `InvalidArgumentError`.
+        """
+        levels = ring.centre(residues, self.modulus_bits)
+        bound = self.num_clients * self.max_level
+        extreme = max(int(levels.max(initial=0)), -int(levels.min(initial=0)))
+        if extreme > bound:
+            raise InvalidArgumentError(f"a sum must have levels in [-{bound}, {bound}], got {extreme}")
+        return levels
+
+    def dequantize(self, levels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Real values of signed levels, or of the residues of a sum, which are lifted first: (d,) float64."""
+        _kernels.require_array("levels", levels, (np.int64, masks.lane_dtype(self.modulus_bits)))
+        signed = self.lift(levels) if levels.dtype.kind == "u" else levels
+        return self.granularity * signed.astype(np.float64)
+
+    def _require_values(self, values: object) -> None:
+        array = _kernels.require_array("values", values, (np.float32, np.float64))
+        if not np.isfinite(array).all():
+            raise NonFiniteError(f"values must be finite, got {array[~np.isfinite(array)][0]}")
+        extreme = max(array.max(initial=0), -array.min(initial=0))
+        if extreme > self.max_abs:
+            raise InvalidArgumentError(f"values must be in [-{self.max_abs}, {self.max_abs}], got {extreme}")
+
+    @staticmethod
+    def _uniform(length: int, insecure_key: bytes | None) -> npt.NDArray[np.float64]:
+        """Multiples of 2^-53, uniform in [0, 1)."""
+        key = _kernels.fresh_key() if insecure_key is None else bytearray(insecure_key)
+        words = masks.expand(key, length, modulus_bits=64)
+        wipe(key)
+        uniform: npt.NDArray[np.float64] = np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
+        return uniform
