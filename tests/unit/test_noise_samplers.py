@@ -81,11 +81,6 @@ def test_gaussian_float32_is_float64_rounded_once():
     assert np.array_equal(single, double.astype(np.float32))
 
 
-def test_the_gaussians_tail_reaches_nine_deviations():
-    """The largest radius is that of the word 0: the cell's midpoint 2^-65."""
-    assert 9.49 < mp.sqrt(-2 * mp.log(mp.mpf(2) ** -65)) < 9.5
-
-
 # ---- exactness
 
 

@@ -1,5 +1,9 @@
-"""The samplers' stream of words past its 2^32nd block, beyond the reach of drawing: in a small C program."""
+"""What drawing cannot reach: the stream past 2^32 blocks, and words that never come. In small C programs.
 
+A backend is a value, so a program can bring its own, whose words are what the test wants.
+"""
+
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,33 +13,80 @@ from reference.masks_reference import keystream
 
 CSRC = Path(__file__).parents[2] / "csrc"
 
-PROGRAM = """
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+HEAD = """
 #include <stdio.h>
+#include <string.h>
 #include "core.h"
+static const uint8_t KEY[32] = {0, 1, 2, 3, 4, 5, 6, 7};
+"""
+
+COUNTER = """
 int main(void)
 {
-    uint8_t key[32];
-    for (int i = 0; i < 32; i++)
-        key[i] = (uint8_t)i;
     static fs_stream stream;
-    fs_stream_start(&stream, fs_backend_at(0), key);
+    fs_stream_start(&stream, fs_backend_at(0), KEY);
     stream.next_block = (UINT64_C(5) << 32) - FS_STREAM_BLOCKS;
     for (int i = 0; i < 2 * FS_STREAM_WORDS; i++)
-        printf("%016llx\\n", (unsigned long long)fs_stream_next(&stream));
+        printf("%016llx ", (unsigned long long)fs_stream_next(&stream));
+    return 0;
+}
+"""
+
+# The stream's words are EVEN, ODD, EVEN, ODD, ...
+SCRIPTED = """
+static void blocks(uint8_t *out, size_t n_blocks, const uint8_t *key, const uint8_t *nonce, uint32_t counter)
+{
+    (void)key, (void)nonce, (void)counter;
+    for (size_t i = 0; i < 64 * n_blocks; i++)
+        out[i] = i % 16 < 8 ? EVEN : ODD;
+}
+int main(void)
+{
+    static const fs_backend scripted = {.name = "scripted", .chacha20_blocks = blocks};
+    double normal[2];
+    fs_gaussian64(&scripted, normal, 2, 1.0, KEY);
+    printf("%.17g %.17g\\n", normal[0], normal[1]);
+    int64_t integers[2] = {7, 7};
+    if (GEOMETRIC) {
+        int status = fs_discrete_gaussian64(&scripted, integers, 2, 5.0, KEY, EXACT_ONLY);
+        printf("%d %lld %lld\\n", status, (long long)integers[0], (long long)integers[1]);
+    }
     return 0;
 }
 """
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_counter_carries_into_the_nonce(tmp_path):
-    (tmp_path / "program.c").write_text(PROGRAM)
-    sources = [tmp_path / "program.c", *(CSRC / f"{name}.c" for name in ("stream", "backend", "generic"))]
+def printed(tmp_path, program, **macros):
+    (tmp_path / "program.c").write_text(HEAD + program)
+    names = ("stream", "backend", "generic", "noise", "discrete_gaussian")
+    sources = [tmp_path / "program.c", *(CSRC / f"{name}.c" for name in names)]
+    flags = ["-std=c11", "-O1", f"-I{CSRC}", *(f"-D{name}={value}" for name, value in macros.items())]
     binary = tmp_path / "program"
-    subprocess.run(["cc", "-std=c11", "-O1", f"-I{CSRC}", *sources, "-o", binary], check=True)
-    printed = subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split()
-    key, size = bytes(range(32)), 64 * 64
+    subprocess.run(["cc", *flags, *sources, "-o", binary, "-lm"], check=True)
+    return subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_counter_carries_into_the_nonce(tmp_path):
+    key, size = bytes(range(8)) + bytes(24), 64 * 64
     expected = keystream(key, (4).to_bytes(12, "little"), 2**32 - 64, size)
     expected += keystream(key, (5).to_bytes(12, "little"), 0, size)
     words = [expected[i : i + 8][::-1].hex() for i in range(0, len(expected), 8)]
-    assert printed == words
+    assert printed(tmp_path, COUNTER) == words
+
+
+def test_the_gaussians_tail_ends_beyond_nine_deviations(tmp_path):
+    """The word 0 gives the largest radius, that of a cell's midpoint 2^-65; the last word gives zero."""
+    largest = printed(tmp_path, SCRIPTED, EVEN=0, ODD=0, GEOMETRIC=0, EXACT_ONLY=0)
+    assert [float(x) for x in largest] == [pytest.approx(math.sqrt(130 * math.log(2)), rel=1e-15), 0.0]
+    assert float(largest[0]) > 9.49
+    smallest = printed(tmp_path, SCRIPTED, EVEN=255, ODD=255, GEOMETRIC=0, EXACT_ONLY=0)
+    assert [float(x) for x in smallest] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("exact_only", [0, 1])
+def test_a_geometric_draw_without_end_is_reported_and_nothing_is_kept(tmp_path, exact_only):
+    """Words 0 and 2^64 - 1 in turn let every Bernoulli(exp(-1)) succeed."""
+    output = printed(tmp_path, SCRIPTED, EVEN=0, ODD=255, GEOMETRIC=1, EXACT_ONLY=exact_only)
+    assert output[2:] == ["1", "0", "0"]
