@@ -74,6 +74,16 @@ def test_the_grid_is_the_largest_power_of_two_within_both_limits():
         assert noise.integer_stddev(noise.integer_sensitivity(sensitivity, dimension, step), multiplier) >= 16
 
 
+def test_the_integer_sensitivity_is_rounded_up():
+    """(steps - sensitivity / g)^2 >= d in exact fractions, for coarse and fine grids alike."""
+    for dimension in (1, 2, 3, 7, 10**6 + 3, 2**47 + 1):
+        for granularity in (2.0**-60, 2.0**-11, 1.0, 2.0**60):
+            steps = Fraction(noise.integer_sensitivity(0.3, dimension, granularity))
+            exceeding = steps - Fraction(0.3) / Fraction(granularity)
+            assert exceeding > 0
+            assert exceeding**2 >= dimension
+
+
 def test_known_grids():
     assert noise.grid(1.0, 1, 1.0) == 2**-11
     assert noise.grid(1.0, 2, 1.0) == 2**-12
