@@ -143,10 +143,13 @@ class Client(Unpicklable):
             The message is not what the protocol allows now, or too few clients are left: the session is
             wiped and `ABORTED`. Called before `start`, or before `submit` when the upload is due, it
             raises `ProtocolError` and nothing has changed.
+        InvalidTypeError
+            The message is not bytes; nothing has changed.
         """
         self._require_ready()
+        received = messages.require_bytes(message)
         try:
-            return self._step(message)
+            return self._step(received)
         except BaseException:
             self.abort()
             raise

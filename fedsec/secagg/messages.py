@@ -65,10 +65,15 @@ def frame(kind: Kind, config: Config, client_id: int, body: bytes) -> bytes:
     return _HEADER.pack(VERSION, kind, client_id, config.digest()) + body
 
 
-def unframe(message: object, kind: Kind, config: Config, client_id: int) -> bytes:
-    """The body of a message of this kind, of this session, from or to this client."""
+def require_bytes(message: object) -> bytes:
+    """Whatever else a message is, it is bytes."""
     if not isinstance(message, (bytes, bytearray)):
         raise InvalidTypeError(f"message must be bytes, got {type(message).__name__}")
+    return bytes(message)
+
+
+def unframe(message: bytes, kind: Kind, config: Config, client_id: int) -> bytes:
+    """The body of a message of this kind, of this session, from or to this client."""
     if len(message) < _HEADER.size:
         raise ProtocolError(f"a message must take at least {_HEADER.size} bytes, got {len(message)}")
     version, number, named, digest = _HEADER.unpack_from(message)
@@ -80,7 +85,7 @@ def unframe(message: object, kind: Kind, config: Config, client_id: int) -> byte
         raise ProtocolError(f"the message names client {named} where {client_id} is expected")
     if number != kind:
         raise ProtocolError(f"a message of kind {kind.name} ({kind}) is expected, got kind {number}")
-    return bytes(message[_HEADER.size :])
+    return message[_HEADER.size :]
 
 
 def encode_advertise(keys: PublicKeys) -> bytes:

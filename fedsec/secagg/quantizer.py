@@ -121,8 +121,8 @@ class Quantizer:
     @staticmethod
     def _uniform(length: int, insecure_key: bytes | None) -> npt.NDArray[np.float64]:
         """Multiples of 2^-53, uniform in [0, 1)."""
-        key = _kernels.fresh_key() if insecure_key is None else bytearray(insecure_key)
-        words = masks.expand(key, length, modulus_bits=64)
+        key = _kernels.fresh_key()
+        words = masks.expand(key if insecure_key is None else insecure_key, length, modulus_bits=64)
         wipe(key)
         uniform: npt.NDArray[np.float64] = np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
         return uniform

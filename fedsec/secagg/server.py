@@ -102,7 +102,8 @@ class Server(Unpicklable):
         if sender in self._arrived[self._phase]:
             raise ProtocolError(f"client {sender} sent its {self._phase.value} message already")
         takes = SERVER[self._phase].takes
-        _TAKE[takes](self, sender, messages.unframe(message, takes, self._config, sender))
+        received = messages.require_bytes(message)
+        _TAKE[takes](self, sender, messages.unframe(received, takes, self._config, sender))
         self._arrived[self._phase].add(sender)
 
     def close_phase(self) -> dict[int, bytes]:
