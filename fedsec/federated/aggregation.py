@@ -1,0 +1,58 @@
+"""The server's side of a round: the sum of the survivors' integers, securely or in the clear, and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import masks, noise, secagg
+from fedsec.federated.plan import Plan
+
+Integers = npt.NDArray[np.int64]
+BEFORE_UPLOAD = ("advertise", "share", "upload")
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The exact integer sum over the survivors; secret until noise is added where noise is central."""
+
+    integers: Integers
+    survivors: tuple[int, ...]
+    seconds: dict[str, float]
+    bytes_per_client: float
+
+
+def aggregate(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str], secure: bool) -> Aggregate:
+    """The sum mod 2**modulus_bits, lifted to signed integers. Raises `AggregationAborted`."""
+    return _securely(plan, vectors, dropped) if secure else _in_the_clear(plan, vectors, dropped)
+
+
+def release(plan: Plan, total: Integers) -> npt.NDArray[np.float64]:
+    """The sum with central noise, in real units: the one thing that is released."""
+    if plan.private and plan.noise == "central":
+        total = total + noise.discrete_gaussian(total.size, plan.integer_stddev)
+    return plan.quantizer.granularity * total.astype(np.float64)
+
+
+def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
+    bits = plan.quantizer.modulus_bits
+    outcome = secagg.aggregate(vectors, modulus_bits=bits, dropped=dropped)
+    seconds = {
+        "masking": sum(outcome.seconds[phase]["client"] for phase in ("advertise", "share", "upload")),
+        "unmasking": outcome.seconds["unmask"]["client"] + sum(s["server"] for s in outcome.seconds.values()),
+    }
+    return Aggregate(
+        secagg.centre(outcome.sum, bits), tuple(outcome.survivors), seconds, outcome.bytes_per_client
+    )
+
+
+def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
+    bits = plan.quantizer.modulus_bits
+    survivors = tuple(client for client in sorted(vectors) if dropped.get(client) not in BEFORE_UPLOAD)
+    total = np.zeros(plan.vector_length, masks.lane_dtype(bits))
+    for client in survivors:
+        masks.add(total, secagg.to_residues(vectors[client], bits), bits)
+    size = total.size * total.itemsize
+    return Aggregate(secagg.centre(total, bits), survivors, {}, float(size))
