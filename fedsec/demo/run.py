@@ -128,7 +128,7 @@ class _Log:
 
     def add(self, progress: Progress, current: Round, report: RoundReport | None) -> None:
         self.history.append(progress)
-        self.lost += len(current.dropped)
+        self.lost += len(current.drops)
         if report is not None:
             for part, seconds in report.operator_only.seconds.items():
                 self.seconds[part] = self.seconds.get(part, 0.0) + seconds

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec import masks, noise, secagg
+from fedsec.errors import AggregationAborted
 from fedsec.federated.plan import Plan
 
 Integers = npt.NDArray[np.int64]
@@ -51,6 +52,8 @@ def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str])
 def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
     bits = plan.quantizer.modulus_bits
     survivors = tuple(client for client in sorted(vectors) if dropped.get(client) not in BEFORE_UPLOAD)
+    if not survivors and not plan.private:
+        raise AggregationAborted(f"none of {len(vectors)} clients is left: there is no mean")
     total = np.zeros(plan.vector_length, masks.lane_dtype(bits))
     for client in survivors:
         masks.add(total, secagg.to_residues(vectors[client], bits), bits)

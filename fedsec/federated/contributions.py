@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Contribution:
     """A client's integers, and figures about it that no guarantee covers."""
 
-    integers: Integers
-    l2_norm: float | None = None
+    integers: Integers = field(repr=False)
+    l2_norm: float | None = field(default=None, repr=False)
     num_units: int = 1
     num_clipped: int = 0
 

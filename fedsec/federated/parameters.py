@@ -52,7 +52,8 @@ class ParameterSpace:
 
     def flatten(self, tensors: Mapping[str, torch.Tensor]) -> npt.NDArray[Any]:
         """Tensors as one vector (d,), float64 if any is, else float32."""
-        return torch.cat([tensors[name].detach().cpu().flatten() for name in self.shapes]).numpy()
+        flat = [tensors[name].detach().cpu().flatten() for name in self.shapes]
+        return torch.cat([t.to(torch.promote_types(t.dtype, torch.float32)) for t in flat]).numpy()
 
     def unflatten(self, vector: npt.NDArray[np.float64]) -> dict[str, torch.Tensor]:
         """A vector (d,) as tensors (float64)."""

@@ -155,7 +155,10 @@ class Round:
         """
         self._require_open()
         self._open = False
-        return self._finish(self)
+        try:
+            return self._finish(self)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Ends the round without a release."""

@@ -99,6 +99,26 @@ def test_the_mean_is_over_survivors_and_dropouts_at_every_phase_are_recovered():
     assert torch.allclose(flat(federation.model), torch.full((5,), 27 / 7, dtype=torch.float64), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("privacy", [{}, {**CLIENT, "l2_clip_norm": 50.0, "noise_multiplier": 1e-4}])
+def test_models_of_other_precision(dtype, privacy):
+    federation = federate(linear().to(dtype), num_clients=2, **privacy)
+    rnd = next(federation.rounds())
+    for client in rnd.cohort:
+        rnd.submit(client, shifted(rnd.model(), 1.0))
+    rnd.finish()
+    assert federation.model.weight.dtype == dtype
+    assert torch.allclose(flat(federation.model), torch.ones(5, dtype=torch.float64), atol=0.02)
+
+
+def test_with_nobody_left_there_is_no_mean():
+    federation = federate(num_clients=2, secure_aggregation=False)
+    before = flat(federation.model)
+    with pytest.raises(AggregationAborted, match="none of 2 clients"):
+        next(federation.rounds()).finish()
+    assert torch.equal(flat(federation.model), before)
+
+
 def test_momentum_is_the_servers():
     federation = federate(num_clients=2, strategy=fedsec.FedAvg(learning_rate=0.5, momentum=0.5))
     for rnd in federation.rounds():
