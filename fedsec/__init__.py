@@ -31,7 +31,7 @@ _ROOM_OF = {
     }.items()
     for name in names
 }
-_ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "secagg")
+_ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "sampling", "secagg")
 
 __all__ = [
     "AggregationAborted",
@@ -55,11 +55,12 @@ __all__ = [
     "federated",
     "masks",
     "noise",
+    "sampling",
     "secagg",
 ]
 
 if TYPE_CHECKING:
-    from fedsec import accounting, clipping, errors, federated, masks, noise, secagg
+    from fedsec import accounting, clipping, errors, federated, masks, noise, sampling, secagg
     from fedsec.accounting import (
         Composed,
         Gaussian,

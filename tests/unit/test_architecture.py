@@ -12,21 +12,23 @@ EVERYWHERE = {"errors", "_checks"}
 
 # Who may import whom (docs/architecture.md); every room may import errors and _checks.
 MAY_IMPORT = {
-    "__init__": {"accounting", "clipping", "federated", "masks", "noise", "secagg"},
+    "__init__": {"accounting", "clipping", "federated", "masks", "noise", "sampling", "secagg"},
+    "__main__": {"cli"},
     "errors": set(),
     "_checks": set(),
     "_kernels": {"_core"},
     "_slope": set(),
     "masks": {"_kernels"},
     "noise": {"_kernels", "_slope"},
+    "sampling": {"_kernels", "masks"},
     "accounting": {"_kernels"},
     "secagg": {"masks", "_kernels"},
     "clipping": {"_kernels"},
-    "federated": {"clipping", "noise", "accounting", "secagg"},
+    "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
     "report": {"accounting"},
-    "measure": {"accounting", "federated", "masks", "noise", "secagg"},
-    "demo": {"accounting", "federated", "report"},
-    "cli": {"__init__", "accounting", "demo", "measure"},
+    "measure": {"_kernels", "accounting", "federated", "masks", "noise", "secagg"},
+    "demo": {"sampling", "federated", "report"},
+    "cli": {"__init__", "accounting", "demo", "measure", "report"},
 }
 
 
