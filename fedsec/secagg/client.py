@@ -25,7 +25,7 @@ from fedsec.secagg import keys, masking, messages, ring, shamir
 from fedsec.secagg._machine import CLIENT, Phase
 from fedsec.secagg._secrets import Randomness, Unpicklable, draw, wipe
 from fedsec.secagg.config import MAX_CLIENT_ID, Config
-from fedsec.secagg.keys import KEY_BYTES, Party
+from fedsec.secagg.keys import KEY_BYTES, Binding, Party
 from fedsec.secagg.masking import Term
 from fedsec.secagg.messages import Kind, PublicKeys, ShareOf, Unmasking
 
@@ -51,6 +51,7 @@ class _Shared(_State):
     self_mask: bytearray
     own_share: bytearray
     roster: dict[int, PublicKeys]
+    binding: Binding
     opening: dict[int, bytearray]
 
 
@@ -188,6 +189,7 @@ class Client(Unpicklable):
         """[BIK+17, round 1]: splits self mask and mask key, seals a share of each for every peer."""
         roster = messages.decode_roster(body)
         self._require_roster(roster, _public(state))
+        binding = keys.bind(self._config, body)
         self_mask = self._draw()
         self_mask_shares, mask_key_shares = self._split(self_mask), self._split(state.masking)
         me = Party(self._id, roster[self._id].sealing)
@@ -196,22 +198,13 @@ class Client(Unpicklable):
             x = self._config.abscissa(peer)
             pair = self_mask_shares[x] + mask_key_shares[x]
             other = Party(peer, roster[peer].sealing)
-            sealed[peer], opening[peer] = self._seal(state.sealing, pair, me, other)
+            sealed[peer], opening[peer] = _seal(binding, state.sealing, pair, me, other)
             wipe(pair)
         own_share = bytearray(self_mask_shares[self._config.abscissa(self._id)])
         wipe([self_mask_shares, mask_key_shares])
-        commitment = keys.commitment(self._config, self_mask, Party(self._id, roster[self._id].masking))
+        commitment = keys.commitment(binding, self_mask, Party(self._id, roster[self._id].masking))
         answer = self._frame(Kind.SHARE, messages.encode_share(commitment, sealed))
-        return answer, _Shared(bytearray(state.masking), self_mask, own_share, roster, opening)
-
-    def _seal(self, secret: bytearray, pair: bytearray, me: Party, other: Party) -> tuple[bytes, bytearray]:
-        """A pair of shares for `other`, and the key that will open its pair for us."""
-        shared = keys.agree(secret, other)
-        key = keys.sealing_key(self._config, shared, me, other)
-        sealed = keys.seal(self._config, key, pair, me, other)
-        opening = keys.sealing_key(self._config, shared, other, me)
-        wipe([shared, key])
-        return sealed, opening
+        return answer, _Shared(bytearray(state.masking), self_mask, own_share, roster, binding, opening)
 
     def _upload(self, state: _Shared, body: bytes) -> tuple[bytes, _Uploaded]:
         """[BIK+17, round 2]: y_u = x_u + PRG(b_u) + the sum of +-PRG(s_uv) over the peers that shared."""
@@ -229,7 +222,7 @@ class Client(Unpicklable):
         held = _Uploaded({self._id: bytearray(state.own_share)}, {})
         for peer, sealed in delivery.items():
             sender = Party(peer, state.roster[peer].sealing)
-            pair = keys.unseal(self._config, state.opening[peer], sealed, sender, me)
+            pair = keys.unseal(state.binding, state.opening[peer], sealed, sender, me)
             held.self_mask_shares[peer] = pair[:KEY_BYTES]
             held.mask_key_shares[peer] = pair[KEY_BYTES:]
             wipe(pair)
@@ -238,8 +231,8 @@ class Client(Unpicklable):
     def _mask_terms(self, state: _Shared, peers: Collection[int]) -> list[Term]:
         me = Party(self._id, state.roster[self._id].masking)
         others = [Party(peer, state.roster[peer].masking) for peer in peers]
-        pairs = [masking.pair_term(self._config, state.masking, me, other, uploader=me) for other in others]
-        return [Term(keys.self_seed(self._config, state.self_mask, me), 1), *pairs]
+        pairs = [masking.pair_term(state.binding, state.masking, me, other, uploader=me) for other in others]
+        return [Term(keys.self_seed(state.binding, state.self_mask, me), 1), *pairs]
 
     def _unmask(self, state: _Uploaded, body: bytes) -> tuple[bytes, _State]:
         """[BIK+17, round 4]: of survivors the share of b_u, of the others the share of the mask key."""
@@ -286,6 +279,18 @@ class Client(Unpicklable):
 
 def _public(state: _Advertised) -> PublicKeys:
     return PublicKeys(keys.public_key(state.sealing), keys.public_key(state.masking))
+
+
+def _seal(
+    binding: Binding, secret: bytearray, pair: bytearray, me: Party, other: Party
+) -> tuple[bytes, bytearray]:
+    """A pair of shares for `other`, and the key that will open its pair for us."""
+    shared = keys.agree(secret, other)
+    key = keys.sealing_key(binding, shared, me, other)
+    sealed = keys.seal(binding, key, pair, me, other)
+    opening = keys.sealing_key(binding, shared, other, me)
+    wipe([shared, key])
+    return sealed, opening
 
 
 _STEPS: dict[Kind, Callable[[Client, Any, bytes], tuple[bytes, _State]]] = {

@@ -1,8 +1,9 @@
 """The key schedule: X25519 agreement, HKDF-SHA256 with labels, and the sealing of shares.
 
-Every key is derived for one purpose, in one direction, in one session: HKDF's salt is the digest of the
-configuration (session, round, all parameters), its info names version, purpose, session, round, both
-parties in order, and both public keys. Two keys differ as soon as one of these does.
+Every key is derived for one purpose, in one direction, in one session: HKDF's salt is a digest of the
+configuration (session, round, all parameters) and of the roster of advertised keys; its info names
+version, purpose, session, round, both parties in order, and both public keys. Two keys differ as soon as
+one of these does, so that clients that were given different rosters cannot open each other's shares.
 
 References
 ----------
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -45,6 +47,19 @@ class Party(NamedTuple):
     public_key: bytes
 
 
+@dataclass(frozen=True)
+class Binding:
+    """What all keys of a session are bound to: its configuration, and the roster of advertised keys."""
+
+    config: Config
+    digest: bytes
+
+
+def bind(config: Config, roster: bytes) -> Binding:
+    """The binding to a roster in its canonical bytes."""
+    return Binding(config, hashlib.sha256(_PROTOCOL + b"roster\0" + config.digest() + roster).digest())
+
+
 def public_key(secret: Buffer) -> bytes:
     """The X25519 public key of 32 secret bytes [RFC7748]."""
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
@@ -64,39 +79,39 @@ def require_usable(peer: Party) -> None:
     agree(bytes(KEY_BYTES), peer)
 
 
-def pair_seed(config: Config, secret: Buffer, mine: Party, other: Party) -> bytearray:
+def pair_seed(binding: Binding, secret: Buffer, mine: Party, other: Party) -> bytearray:
     """The seed of the mask that two clients share, from one's mask key and the other's public one: s_uv."""
     shared = agree(secret, other)
-    seed = _derive(shared, config, _context(config, b"pairwise mask", *sorted((mine, other))))
+    seed = _derive(shared, binding, _context(binding, b"pairwise mask", *sorted((mine, other))))
     wipe(shared)
     return seed
 
 
-def self_seed(config: Config, self_mask: Buffer, owner: Party) -> bytearray:
+def self_seed(binding: Binding, self_mask: Buffer, owner: Party) -> bytearray:
     """The seed of a client's self mask, from the secret b_u that it shares among all."""
-    return _derive(self_mask, config, _context(config, b"self mask", owner, owner))
+    return _derive(self_mask, binding, _context(binding, b"self mask", owner, owner))
 
 
-def commitment(config: Config, self_mask: Buffer, owner: Party) -> bytes:
+def commitment(binding: Binding, self_mask: Buffer, owner: Party) -> bytes:
     """Hides b_u and binds to it, so that the server can tell whether it combined the right shares."""
-    context = _context(config, b"commitment", owner, owner)
-    return hashlib.sha256(context + config.digest() + self_mask).digest()
+    context = _context(binding, b"commitment", owner, owner)
+    return hashlib.sha256(context + binding.digest + self_mask).digest()
 
 
-def sealing_key(config: Config, shared: Buffer, sender: Party, receiver: Party) -> bytearray:
+def sealing_key(binding: Binding, shared: Buffer, sender: Party, receiver: Party) -> bytearray:
     """The key under which `sender` seals its shares for `receiver`; the way back has another."""
-    return _derive(shared, config, _context(config, b"sealing", sender, receiver))
+    return _derive(shared, binding, _context(binding, b"sealing", sender, receiver))
 
 
-def seal(config: Config, key: Buffer, shares: Buffer, sender: Party, receiver: Party) -> bytes:
+def seal(binding: Binding, key: Buffer, shares: Buffer, sender: Party, receiver: Party) -> bytes:
     """Two shares under an AEAD [RFC8439], bound to session, round, sender and receiver."""
-    associated = config.digest() + _context(config, b"sealed shares", sender, receiver)
+    associated = binding.digest + _context(binding, b"sealed shares", sender, receiver)
     return ChaCha20Poly1305(key).encrypt(_NONCE, shares, associated)
 
 
-def unseal(config: Config, key: Buffer, sealed: bytes, sender: Party, receiver: Party) -> bytearray:
+def unseal(binding: Binding, key: Buffer, sealed: bytes, sender: Party, receiver: Party) -> bytearray:
     """Back from `seal`; `ProtocolError` names the sender of what does not authenticate."""
-    associated = config.digest() + _context(config, b"sealed shares", sender, receiver)
+    associated = binding.digest + _context(binding, b"sealed shares", sender, receiver)
     try:
         return bytearray(ChaCha20Poly1305(key).decrypt(_NONCE, sealed, associated))
     except InvalidTag:
@@ -105,10 +120,10 @@ def unseal(config: Config, key: Buffer, sealed: bytes, sender: Party, receiver: 
         ) from None
 
 
-def _context(config: Config, purpose: bytes, first: Party, second: Party) -> bytes:
+def _context(binding: Binding, purpose: bytes, first: Party, second: Party) -> bytes:
     parties = _PARTIES.pack(
-        config.session_id,
-        config.round_id,
+        binding.config.session_id,
+        binding.config.round_id,
         first.client_id,
         second.client_id,
         first.public_key,
@@ -117,5 +132,5 @@ def _context(config: Config, purpose: bytes, first: Party, second: Party) -> byt
     return _PROTOCOL + purpose + b"\0" + parties
 
 
-def _derive(secret: Buffer, config: Config, context: bytes) -> bytearray:
-    return bytearray(HKDF(SHA256(), KEY_BYTES, salt=config.digest(), info=context).derive(secret))
+def _derive(secret: Buffer, binding: Binding, context: bytes) -> bytearray:
+    return bytearray(HKDF(SHA256(), KEY_BYTES, salt=binding.digest, info=context).derive(secret))

@@ -22,7 +22,7 @@ from fedsec._kernels import Buffer
 from fedsec.secagg import keys
 from fedsec.secagg._secrets import wipe
 from fedsec.secagg.config import Config
-from fedsec.secagg.keys import Party
+from fedsec.secagg.keys import Binding, Party
 
 
 class Term(NamedTuple):
@@ -32,10 +32,10 @@ class Term(NamedTuple):
     sign: int
 
 
-def pair_term(config: Config, secret: Buffer, holder: Party, other: Party, uploader: Party) -> Term:
+def pair_term(binding: Binding, secret: Buffer, holder: Party, other: Party, uploader: Party) -> Term:
     """The mask of a pair as it stands in the upload of one of them; `secret` is the holder's mask key."""
     higher = max(holder.client_id, other.client_id)
-    return Term(keys.pair_seed(config, secret, holder, other), 1 if uploader.client_id == higher else -1)
+    return Term(keys.pair_seed(binding, secret, holder, other), 1 if uploader.client_id == higher else -1)
 
 
 def add(config: Config, vector: npt.NDArray[Any], terms: Sequence[Term]) -> None:

@@ -51,7 +51,7 @@ def element_bytes(modulus_bits: int) -> int:
 def pack(residues: npt.NDArray[Any], modulus_bits: int) -> bytes:
     """Residues (lane dtype) as ceil(b / 8) little-endian bytes each."""
     little = residues.astype(residues.dtype.newbyteorder("<"), copy=False)
-    rows = little.view(np.uint8).reshape(len(residues), -1)
+    rows = little.view(np.uint8).reshape(len(residues), residues.itemsize)
     return rows[:, : element_bytes(modulus_bits)].tobytes()
 
 

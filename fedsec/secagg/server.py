@@ -27,7 +27,7 @@ from fedsec.secagg import keys, masking, messages, ring, shamir
 from fedsec.secagg._machine import PHASES, SERVER, Phase
 from fedsec.secagg._secrets import Unpicklable, wipe
 from fedsec.secagg.config import MAX_CLIENT_ID, Config
-from fedsec.secagg.keys import Party
+from fedsec.secagg.keys import Binding, Party
 from fedsec.secagg.masking import Term
 from fedsec.secagg.messages import Kind, PublicKeys, ShareOf
 
@@ -198,29 +198,30 @@ class Server(Unpicklable):
 
     def _finish(self) -> dict[int, bytes]:
         """[BIK+17, round 4]: the survivors' self masks and the others' pairwise masks come off the sum."""
-        terms = [self._self_term(owner) for owner in self.survivors]
+        binding = keys.bind(self._config, messages.encode_roster(self._collected.roster))
+        terms = [self._self_term(binding, owner) for owner in self.survivors]
         for lost in self._arrived[Phase.SHARE] - self._arrived[Phase.UPLOAD]:
-            terms += self._pair_terms(lost)
+            terms += self._pair_terms(binding, lost)
         masking.subtract(self._config, self._sum, terms)
         self._forget()
         return {}
 
-    def _self_term(self, client: int) -> Term:
+    def _self_term(self, binding: Binding, client: int) -> Term:
         self_mask, owner = self._combine(client), self._masking_party(client)
-        commitment = keys.commitment(self._config, self_mask, owner)
+        commitment = keys.commitment(binding, self_mask, owner)
         if not hmac.compare_digest(commitment, self._collected.commitments[client]):
             raise AggregationAborted(f"the shares of the self mask of client {client} do not fit together")
-        term = Term(keys.self_seed(self._config, self_mask, owner), 1)
+        term = Term(keys.self_seed(binding, self_mask, owner), 1)
         wipe(self_mask)
         return term
 
-    def _pair_terms(self, lost: int) -> list[Term]:
+    def _pair_terms(self, binding: Binding, lost: int) -> list[Term]:
         """The masks between a client that did not upload and each that did."""
         secret, gone = self._combine(lost), self._masking_party(lost)
         if keys.public_key(secret) != gone.public_key:
             raise AggregationAborted(f"the shares of the mask key of client {lost} do not fit together")
         there = [self._masking_party(client) for client in self.survivors]
-        terms = [masking.pair_term(self._config, secret, gone, other, uploader=other) for other in there]
+        terms = [masking.pair_term(binding, secret, gone, other, uploader=other) for other in there]
         wipe(secret)
         return terms
 

@@ -83,8 +83,8 @@ class Loop:
 
     def finish(self):
         """The phases that are left, and the sum."""
-        for phase in PHASE_NAMES[PHASE_NAMES.index(self.server.phase.value) :]:
-            self.play(phase)
+        while self.server.phase in PHASE_NAMES:
+            self.play(self.server.phase)
         return self.server.result()
 
     def expected_sum(self, survivors):

@@ -23,7 +23,7 @@ def stream(data):
 
 
 def test_multiplication_of_all_pairs_against_log_tables():
-    """With t = 2 and a zero secret the share at x is coefficient * x: 255 * 256 products; x = 0 is refused."""
+    """With t = 2 and a zero secret the share at x is coefficient * x: 255 * 256 products, no x = 0."""
     assert sorted(shamir_reference.EXP) == list(range(1, 256))
     for start in range(0, 256, 32):
         row = bytes(range(start, start + 32))
@@ -136,7 +136,13 @@ def test_secrets_of_another_length_are_refused(secret):
 
 @pytest.mark.parametrize(
     ("threshold", "num_shares", "named"),
-    [(1, 3, "threshold"), (4, 3, "threshold"), (0, 3, "threshold"), (2, 1, "num_shares"), (2, 256, "num_shares")],
+    [
+        (1, 3, "threshold"),
+        (4, 3, "threshold"),
+        (0, 3, "threshold"),
+        (2, 1, "num_shares"),
+        (2, 256, "num_shares"),
+    ],
 )
 def test_thresholds_out_of_range_are_refused(threshold, num_shares, named):
     with pytest.raises(InvalidArgumentError, match=named):
