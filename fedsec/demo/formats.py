@@ -81,10 +81,11 @@ def _read_npz(path: Path) -> Raw:
     if total > MAX_BYTES:
         raise DataFormatError(f"{path}: expands to {total} bytes, more than {MAX_BYTES}")
     with np.load(path, allow_pickle=False) as arrays:
-        missing = [name for name in _KERAS_NAMES if name not in arrays]
-        if missing:
-            raise DataFormatError(f"{path}: has no array named {', '.join(missing)}")
-        return Raw(*(arrays[name] for name in _KERAS_NAMES))
+        found = {name: arrays[name] for name in _KERAS_NAMES if name in arrays}
+    missing = [name for name in _KERAS_NAMES if not isinstance(found.get(name), np.ndarray)]
+    if missing:
+        raise DataFormatError(f"{path}: has no array named {', '.join(missing)}")
+    return Raw(*(found[name] for name in _KERAS_NAMES))
 
 
 def _read_idx(path: Path) -> Raw:

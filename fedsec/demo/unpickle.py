@@ -21,6 +21,7 @@ import codecs
 import io
 import math
 import pickletools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -52,10 +53,12 @@ def read_array_pairs(contents: bytes, count: int) -> list[tuple[Array, Array]]:
         something else, or that asks for too much. Nothing in it has been executed.
     """
     try:
-        top = _Machine().run(contents)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # as Python gives for an unknown escape in a text
+            top = _Machine().run(contents)
     except DataFormatError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError) as error:
+    except (ValueError, TypeError, IndexError, KeyError, Warning) as error:
         raise DataFormatError(f"damaged pickle: {error}") from error
     return [_pair(item) for item in _sequence(top, count)]
 
