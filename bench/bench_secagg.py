@@ -1,0 +1,33 @@
+"""make bench: whole secure aggregations, seconds by phase, client and server apart; and Shamir sharing."""
+
+import os
+
+import pytest
+
+from fedsec.measure.secagg import aggregation
+from fedsec.secagg import shamir
+
+
+@pytest.mark.parametrize(("num_clients", "vector_length"), [(10, 26_000), (10, 1_000_000), (100, 26_000)])
+def test_aggregation(benchmark, capsys, num_clients, vector_length):
+    result = benchmark.pedantic(aggregation, args=(num_clients, vector_length), rounds=1)
+    benchmark.extra_info.update(result)
+    with capsys.disabled():
+        print(
+            f"\n{result['what']} ({result['backend']}): {result['seconds_whole_session']:.3f} s in one process"
+        )
+        for phase, seconds in result["seconds"].items():
+            client, server = 1e3 * seconds["client"], 1e3 * seconds["server"]
+            print(f"  {phase:10} one client {client:8.2f} ms   server {server:8.2f} ms")
+        print(f"  {result['bytes_per_client']} bytes sent by a client")
+
+
+@pytest.mark.parametrize(("threshold", "num_shares"), [(7, 10), (67, 100), (171, 255)])
+def test_shamir_split(benchmark, threshold, num_shares):
+    benchmark(shamir.split, os.urandom(32), threshold, num_shares)
+
+
+@pytest.mark.parametrize(("threshold", "num_shares"), [(7, 10), (67, 100), (171, 255)])
+def test_shamir_combine(benchmark, threshold, num_shares):
+    shares = shamir.split(os.urandom(32), threshold, num_shares)
+    benchmark(shamir.combine, shares, threshold)
