@@ -21,6 +21,14 @@ _NOISES = {
     "central": "central: added by the server to the securely aggregated sum",
     "local": "local: added by each client before anything leaves it",
 }
+_PARTS = {
+    "training": "training and clipping, all clients",
+    "masking": "masking, one client",
+    "unmasking": "collecting and unmasking, server",
+    "noise": "noise, server",
+    "total": "private training, everything",
+    "without privacy": "the same without privacy",
+}
 
 
 @contextmanager
@@ -153,8 +161,8 @@ def _guarantee_table(result: demo.Result) -> dict[str, str]:
 
 
 def _time_table(result: demo.Result) -> dict[str, str]:
-    parts = {name: f"{seconds:.2f} s" for name, seconds in result.seconds.items()}
-    return parts | {"bytes a client sent, in all": f"{result.bytes_per_client:,.0f}"}
+    parts = {_PARTS[name]: f"{seconds:.2f} s" for name, seconds in result.seconds.items()}
+    return parts | {"bytes a client sent, all rounds": f"{result.bytes_per_client:,.0f}"}
 
 
 def _guarantee_sentence(result: demo.Result) -> str:

@@ -17,7 +17,10 @@ BEFORE_UPLOAD = ("advertise", "share", "upload")
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The exact integer sum over the survivors; secret until noise is added where noise is central."""
+    """The exact integer sum over the survivors; secret until noise is added where noise is central.
+
+    `seconds`: "masking", one client's share of the protocol (the mean), and "unmasking", the server's.
+    """
 
     integers: Integers
     survivors: tuple[int, ...]
@@ -40,22 +43,6 @@ def release(plan: Plan, total: Integers) -> npt.NDArray[np.float64]:
 def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
     bits = plan.quantizer.modulus_bits
     outcome = secagg.aggregate(vectors, modulus_bits=bits, dropped=dropped)
-    seconds = {
-        "masking": sum(outcome.seconds[phase]["client"] for phase in ("advertise", "share", "upload")),
-        "unmasking": outcome.seconds["unmask"]["client"] + sum(s["server"] for s in outcome.seconds.values()),
-    }
-    return Aggregate(
-        secagg.centre(outcome.sum, bits), tuple(outcome.survivors), seconds, outcome.bytes_per_client
-    )
-
-
-def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
-    bits = plan.quantizer.modulus_bits
-    survivors = tuple(client for client in sorted(vectors) if dropped.get(client) not in BEFORE_UPLOAD)
-    if not survivors and not plan.private:
-        raise AggregationAborted(f"none of {len(vectors)} clients is left: there is no mean")
-    total = np.zeros(plan.vector_length, masks.lane_dtype(bits))
-    for client in survivors:
-        masks.add(total, secagg.to_residues(vectors[client], bits), bits)
-    size = total.size * total.itemsize
+    phases = outcome.seconds.values()
+    seconds = {"masking": sum(s["client"] for s in phases), "unmasking": sum(s["server"] for s in phases)}
     return Aggregate(secagg.centre(total, bits), survivors, {}, float(size))

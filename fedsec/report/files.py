@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ class Report:
         return "\n".join(self._lines(picture)) + "\n"
 
     def json(self) -> str:
-        """The record as one JSON object; infinity, which JSON lacks, as the string "inf"."""
+        """The record as one JSON object; infinity, which JSON lacks, becomes null."""
         return json.dumps(_finite(self.record), indent=2, allow_nan=False) + "\n"
 
     def _lines(self, picture: str | None) -> Iterator[str]:
@@ -76,6 +77,4 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return str(value)
-    return value
+    return None if isinstance(value, float) and math.isinf(value) else value

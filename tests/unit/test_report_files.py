@@ -32,7 +32,7 @@ def test_json_is_valid_json_even_for_infinity(tmp_path):
     target = require_target(str(tmp_path / "run.json"))
     write(REPORT, target)
     record = json.loads(target.read_text(), parse_constant=pytest.fail)
-    assert record == {"accuracy": 0.9, "epsilon": "inf", "history": [{"epsilon": "-inf"}]}
+    assert record == {"accuracy": 0.9, "epsilon": None, "history": [{"epsilon": None}]}
 
 
 @pytest.mark.parametrize("name", ["run.pdf", "run", "missing/run.md", "."])

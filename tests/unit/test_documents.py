@@ -1,0 +1,77 @@
+"""The documents keep their word: code blocks run as printed, commands exist, links lead somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language):
+    for path in DOCUMENTS:
+        for number, (found, text) in enumerate(BLOCK.findall(path.read_text()), start=1):
+            if found == language:
+                yield pytest.param(text, id=f"{path.name}-{number}")
+
+
+def run(arguments, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    return subprocess.run(
+        arguments, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+
+
+@pytest.mark.parametrize("text", list(blocks("python")))
+def test_python_blocks_run_as_printed(text, tmp_path):
+    pytest.importorskip("torch")
+    done = run([sys.executable, "-c", text], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def commands():
+    """Every `fedsec` command of a shell block; `make` targets are checked by the next test."""
+    for block in blocks("sh"):
+        for line in block.values[0].splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["fedsec"] and words[1] not in ("demo", "bench"):
+                yield pytest.param(words, id=" ".join(words[:2]))
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_commands_run_as_printed(words, tmp_path):
+    done = run([sys.executable, "-m", *words], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for block in blocks("sh"):
+        for target in re.findall(r"^make (\w+)", block.values[0], re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(path):
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_pages_that_are_named_exist(path):
+    for page in re.findall(r"\bdocs/[\w/]+\.md", path.read_text()):
+        assert (ROOT / page).exists(), page
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_are_named_exist(path):
+    code = "".join(test.read_text() for test in (ROOT / "tests").rglob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", path.read_text()):
+        assert f"def {name}(" in code, name
