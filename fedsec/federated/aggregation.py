@@ -45,4 +45,16 @@ def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str])
     outcome = secagg.aggregate(vectors, modulus_bits=bits, dropped=dropped)
     phases = outcome.seconds.values()
     seconds = {"masking": sum(s["client"] for s in phases), "unmasking": sum(s["server"] for s in phases)}
+    return Aggregate(secagg.centre(outcome.sum, bits), outcome.survivors, seconds, outcome.bytes_per_client)
+
+
+def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
+    bits = plan.quantizer.modulus_bits
+    survivors = tuple(client for client in sorted(vectors) if dropped.get(client) not in BEFORE_UPLOAD)
+    if not survivors and not plan.private:
+        raise AggregationAborted(f"none of {len(vectors)} clients is left: there is no mean")
+    total = np.zeros(plan.vector_length, masks.lane_dtype(bits))
+    for client in survivors:
+        masks.add(total, secagg.to_residues(vectors[client], bits), bits)
+    size = total.size * total.itemsize
     return Aggregate(secagg.centre(total, bits), survivors, {}, float(size))
