@@ -13,9 +13,7 @@ def test_aggregation(benchmark, capsys, num_clients, vector_length):
     result = benchmark.pedantic(aggregation, args=(num_clients, vector_length), rounds=1)
     benchmark.extra_info.update(result)
     with capsys.disabled():
-        print(
-            f"\n{result['what']} ({result['backend']}): {result['seconds_whole_session']:.3f} s in one process"
-        )
+        print(f"\n{result['what']}: {result['seconds_whole_session']:.3f} s in one process")
         for phase, seconds in result["seconds"].items():
             client, server = 1e3 * seconds["client"], 1e3 * seconds["server"]
             print(f"  {phase:10} one client {client:8.2f} ms   server {server:8.2f} ms")

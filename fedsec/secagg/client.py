@@ -12,6 +12,7 @@ References
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -80,7 +81,7 @@ class Client(Unpicklable):
         Replaces the operating system's generator; for known-answer tests only.
 
     Guarantees: for each peer at most one kind of share ever leaves the client, once, whatever the server
-    sends; the vector leaves once, under the self mask and the masks of at least `threshold` - 1 peers.
+    sends, and from however many threads; the vector leaves once, under the self mask and the masks of at least `threshold` - 1 peers.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class Client(Unpicklable):
         self._phase = Phase.ADVERTISE
         self._state = _State()
         self._vector: npt.NDArray[Any] | None = None
+        # Two threads with two lists of survivors must not both be answered.
+        self._turn = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<secagg.Client {self._id}, phase {self._phase.value}>"
@@ -147,21 +150,23 @@ class Client(Unpicklable):
         InvalidTypeError
             The message is not bytes; nothing has changed.
         """
-        self._require_ready()
         received = messages.require_bytes(message)
-        try:
-            return self._step(received)
-        except BaseException:
-            self.abort()
-            raise
+        with self._turn:
+            self._require_ready()
+            try:
+                return self._step(received)
+            except BaseException:
+                self.abort()
+                raise
 
     def abort(self) -> None:
         """Ends the session for good and wipes its secrets."""
-        self._phase = Phase.ABORTED
-        self._enter(_State())
-        if self._vector is not None:
-            self._vector.fill(0)
-        self._vector = None
+        with self._turn:
+            self._phase = Phase.ABORTED
+            self._enter(_State())
+            if self._vector is not None:
+                self._vector.fill(0)
+            self._vector = None
 
     def _require_ready(self) -> None:
         if self._phase is Phase.ABORTED:
