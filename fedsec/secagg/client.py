@@ -81,7 +81,8 @@ class Client(Unpicklable):
         Replaces the operating system's generator; for known-answer tests only.
 
     Guarantees: for each peer at most one kind of share ever leaves the client, once, whatever the server
-    sends, and from however many threads; the vector leaves once, under the self mask and the masks of at least `threshold` - 1 peers.
+    sends, and from however many threads; the vector leaves once, under the self mask and the masks of at
+    least `threshold` - 1 peers.
     """
 
     def __init__(

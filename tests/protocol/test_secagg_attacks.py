@@ -1,6 +1,7 @@
 """Lies that a client must see through, each on the bytes; and what a lying client cannot do to others."""
 
 import struct
+import sys
 import threading
 
 import numpy as np
@@ -150,6 +151,16 @@ def test_the_same_request_twice_is_not_answered_twice():
     assert loop.clients[VICTIM].phase is Phase.ABORTED
 
 
+@pytest.fixture
+def restless_threads():
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless_threads")
 def test_two_requests_at_once_get_one_answer():
     """Two threads, two lists: whoever comes second finds the session over."""
     for _ in range(40):
