@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedsec import masks
-from fedsec.measure.masks import masked_sum
+from fedsec.measure.masks import describe, masked_sum
 
 
 @pytest.mark.parametrize("modulus_bits", [16, 32, 64])
@@ -18,6 +18,4 @@ def test_masked_sum_beside_its_peers(benchmark, capsys):
     result = benchmark.pedantic(masked_sum, kwargs={"length": 100_000}, rounds=1)
     benchmark.extra_info.update(result)
     with capsys.disabled():
-        print(f"\n{result['what']}: {result['gigabytes_a_second']:.2f} GB/s of mask ({result['backend']})")
-        for peer, ratio in result["speed_over"].items():
-            print(f"  {ratio:.2f} times as fast as {peer}")
+        print("", *describe(result), sep="\n")

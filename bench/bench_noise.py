@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedsec import noise
-from fedsec.measure.noise import samplers
+from fedsec.measure.noise import describe, samplers
 
 
 @pytest.mark.parametrize("stddev", [0.5, 10.0, 1e6, 2.0**40])
@@ -25,8 +25,4 @@ def test_noise_beside_its_peers(benchmark, capsys):
     result = benchmark.pedantic(samplers, rounds=1)
     benchmark.extra_info.update(result)
     with capsys.disabled():
-        print(f"\n{result['what']} ({result['backend']})")
-        for name, rate in result["samples_a_second"].items():
-            ratios = result["speed_over"].get(name, {}).items()
-            beside = ", ".join(f"{ratio:.3f} of {peer}" for peer, ratio in ratios)
-            print(f"  {name}: {rate / 1e6:.2f} million a second {beside and f'({beside})'}")
+        print("", *describe(result), sep="\n")

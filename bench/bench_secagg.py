@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fedsec.measure.secagg import aggregation
+from fedsec.measure.secagg import aggregation, describe
 from fedsec.secagg import shamir
 
 
@@ -13,11 +13,7 @@ def test_aggregation(benchmark, capsys, num_clients, vector_length):
     result = benchmark.pedantic(aggregation, args=(num_clients, vector_length), rounds=1)
     benchmark.extra_info.update(result)
     with capsys.disabled():
-        print(f"\n{result['what']}: {result['seconds_whole_session']:.3f} s in one process")
-        for phase, seconds in result["seconds"].items():
-            client, server = 1e3 * seconds["client"], 1e3 * seconds["server"]
-            print(f"  {phase:10} one client {client:8.2f} ms   server {server:8.2f} ms")
-        print(f"  {result['bytes_per_client']} bytes sent by a client")
+        print("", *describe(result), sep="\n")
 
 
 @pytest.mark.parametrize(("threshold", "num_shares"), [(7, 10), (67, 100), (171, 255)])

@@ -42,7 +42,7 @@ def progress_bar(console: Console, rounds: int) -> Iterator[Callable[[demo.Progr
         TextColumn("survivors {task.fields[survivors]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=rounds, accuracy=0.0, epsilon=0.0, survivors="-")
         yield lambda step: bar.update(
             task,

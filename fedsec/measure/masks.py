@@ -48,3 +48,11 @@ def masked_sum(num_seeds: int = 100, length: int = 100_000, repeats: int = 7) ->
         "gigabytes_a_second": 4e-9 * num_seeds * length / seconds["fedsec"],
         "speed_over": {name: t / seconds["fedsec"] for name, t in seconds.items() if name != "fedsec"},
     }
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """The result in lines for people."""
+    lines = [f"{result['what']} ({result['backend']}): {result['gigabytes_a_second']:.2f} GB/s of mask"]
+    return lines + [
+        f"  {ratio:.2f} times the speed of {peer}" for peer, ratio in result["speed_over"].items()
+    ]

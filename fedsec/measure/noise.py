@@ -50,3 +50,13 @@ def _peers(length: int) -> dict[str, Callable[[], object]]:
 
         peers["torch.randn"] = lambda: torch.randn(length)
     return peers
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """The result in lines for people."""
+    lines = [f"{result['what']} ({result['backend']})"]
+    for name, rate in result["samples_a_second"].items():
+        ratios = result["speed_over"].get(name, {}).items()
+        beside = ", ".join(f"{ratio:.3f} times {peer}" for peer, ratio in ratios)
+        lines.append(f"  {name}: {rate / 1e6:.2f} million a second" + (f" ({beside})" if beside else ""))
+    return lines

@@ -41,6 +41,18 @@ def aggregation(num_clients: int = 10, vector_length: int = 26_000, repeats: int
     }
 
 
+def describe(result: dict[str, Any]) -> list[str]:
+    """The result in lines for people."""
+    lines = [
+        f"{result['what']} ({result['backend']}): {result['seconds_whole_session']:.3f} s in one process"
+    ]
+    for phase, seconds in result["seconds"].items():
+        client, server = 1e3 * seconds["client"], 1e3 * seconds["server"]
+        lines.append(f"  {phase:10} one client {client:8.2f} ms   server {server:8.2f} ms")
+    plain = f"  numpy's plain sum of the same vectors {1e3 * result['seconds_plain_sum']:.2f} ms"
+    return [*lines, plain, f"  {result['bytes_per_client']} bytes sent by a client"]
+
+
 def _medians(outcomes: list[secagg.Outcome], phase: str) -> dict[str, float]:
     sides = outcomes[0].seconds[phase]
     return {side: statistics.median(outcome.seconds[phase][side] for outcome in outcomes) for side in sides}
