@@ -13,7 +13,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,11 @@ from fedsec.accounting.rdp import ROUNDING, SLACK, Array, cumulant
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 _START = np.exp2(np.arange(-6.0, 13.0))  # orders minus one, where the search begins
+_TINY = 1e-300  # no cumulant counts for less: underflow must not make anything free
 _STRIDES = 4.0 ** np.arange(1.0, 17.0)  # how it goes on beyond an end,
 _EXTENSIONS = 4  # so often at most: down to 1e-40, up to 1e42
 _ZOOMS = 5  # how often the bracket around the best order shrinks to an eighth
+_INFINITE_IS_MEANT = np.errstate(over="ignore", divide="ignore")
 
 
 class RDPAccountant:
@@ -93,17 +95,13 @@ class RDPAccountant:
             The event has no valid analysis under this relation.
         After an error the accountant is as it was.
         """
-        counts = dict(self._counts)
-        for leaf, times in leaves(check_event("event", event), check_count(count)):
-            cumulant(leaf, np.ones(1), self._relation)
-            counts[leaf] = counts.get(leaf, 0) + times
-            if counts[leaf] > MAX_COUNT:
-                raise InvalidArgumentError(
-                    f"count of {leaf!r} must be at most 2**53 in all, got {counts[leaf]}"
-                )
-        self._counts = dict(sorted(counts.items(), key=repr))  # a sum that forgets the order of composition
+        added = _tally(check_event("event", event), check_count(count), {})
+        _cumulant(added, np.ones(1), self._relation)
+        total = _tally(event, count, self._counts)
+        self._counts = dict(sorted(total.items(), key=repr))  # whatever the order, the same bits
         return self
 
+    @_INFINITE_IS_MEANT
     def rdp(self, orders: Sequence[float] | npt.NDArray[np.float64]) -> Array:
         """Rényi divergence of the whole composition, an upper bound at each order.
 
@@ -171,12 +169,26 @@ class RDPAccountant:
         return 0.0, self.epsilon(delta)
 
     def _cumulant(self, beta: Array) -> Array:
-        """Return beta times the divergence of the composition; the one place that multiplies by counts."""
-        total = np.zeros_like(beta)
-        with np.errstate(over="ignore"):
-            for event, count in self._counts.items():
-                total += count * cumulant(event, beta, self._relation)
-        return np.nextafter(total * (1.0 + SLACK), np.inf)
+        return _cumulant(self._counts, beta, self._relation)
+
+
+def _tally(event: Event, count: int, before: Mapping[Event, int]) -> dict[Event, int]:
+    """How often each mechanism runs, all in all; more than 2**53 times is refused."""
+    counts = dict(before)
+    for leaf, times in leaves(event, count):
+        counts[leaf] = counts.get(leaf, 0) + times
+        if counts[leaf] > MAX_COUNT:
+            raise InvalidArgumentError(f"count of {leaf!r} must be at most 2**53 in all, got {counts[leaf]}")
+    return counts
+
+
+@_INFINITE_IS_MEANT
+def _cumulant(counts: Mapping[Event, int], beta: Array, relation: NeighboringRelation) -> Array:
+    """Return beta times the divergence of a composition; the one place that multiplies by counts."""
+    total = np.zeros_like(beta)
+    for event, count in counts.items():
+        total += count * np.maximum(cumulant(event, beta, relation), _TINY)
+    return np.asarray(total * (1.0 + SLACK))
 
 
 def _check_orders(orders: object) -> Array:
@@ -202,6 +214,7 @@ def _conversion(beta: Array) -> Array:
     return np.asarray(np.log1p(beta) + beta * np.log1p(1.0 / beta))
 
 
+@_INFINITE_IS_MEANT
 def _minimum(bound: Callable[[Array], Array], beta: Array) -> float:
     """Return the least value of a bound that has a single valley over the orders, to 1e-9 relative."""
     beta, value = _bracketed(bound, beta)
