@@ -13,7 +13,7 @@ SHORT = ["demo", "--clients", "4", "--rounds", "2", "--dropout", "0.25"]
 
 
 def test_json_is_one_object_and_nothing_else(capsys):
-    assert cli.run([*SHORT, "--json"]) == 0
+    assert cli.main([*SHORT, "--json"]) == 0
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     for key in ("accuracy", "epsilon", "delta", "rounds", "clients", "dropped", "seconds", "dataset"):
@@ -24,7 +24,7 @@ def test_json_is_one_object_and_nothing_else(capsys):
 
 
 def test_tables_name_relation_and_sampler(capsys):
-    assert cli.run([*SHORT, "--target-epsilon", "8"]) == 0
+    assert cli.main([*SHORT, "--target-epsilon", "8"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for words in (
         "one record added or removed",
@@ -38,7 +38,7 @@ def test_tables_name_relation_and_sampler(capsys):
 
 def test_a_report_and_its_picture_are_written(capsys, tmp_path):
     target = tmp_path / "run.json"
-    assert cli.run([*SHORT, "--report", str(target), "--json"]) == 0
+    assert cli.main([*SHORT, "--report", str(target), "--json"]) == 0
     printed = capsys.readouterr()
     assert str(target) in printed.err
     written = json.loads(target.read_text())
@@ -67,7 +67,7 @@ def test_a_report_and_its_picture_are_written(capsys, tmp_path):
 )
 def test_bad_input_is_one_sentence_and_status_2(capsys, tmp_path, monkeypatch, arguments, names):
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["demo", *arguments]) == 2
+    assert cli.main(["demo", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
@@ -77,12 +77,12 @@ def test_bad_input_is_one_sentence_and_status_2(capsys, tmp_path, monkeypatch, a
 
 @pytest.mark.parametrize("what", ["accounting", "secagg"])
 def test_bench_prints_json_and_lines(capsys, what):
-    assert cli.run(["bench", what, "--json"]) == 0
+    assert cli.main(["bench", what, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {what}
-    assert cli.run(["bench", what]) == 0
+    assert cli.main(["bench", what]) == 0
     assert capsys.readouterr().out.count("\n") >= 3
 
 
 def test_bench_refuses_what_it_does_not_know(capsys):
-    assert cli.run(["bench", "lunch"]) == 2
+    assert cli.main(["bench", "lunch"]) == 2
     assert "lunch" in capsys.readouterr().err
