@@ -38,11 +38,15 @@ def sampled_gaussian(q: float, sigma: float, alpha: float, *, reverse: bool = Fa
         pieces = int((last - first) / (2 * sd)) + 1
         points = [first + (last - first) * k / pieces for k in range(pieces + 1)]
         points += [kink] if first < kink < last else []
-        return divergence(absent, present, alpha, points) if reverse else divergence(present, absent, alpha, points)
+        return (
+            divergence(absent, present, alpha, points)
+            if reverse
+            else divergence(present, absent, alpha, points)
+        )
 
 
 def sampled_gaussian_binomial(q: float, sigma: float, alpha: int) -> mpmath.mpf:
-    """Poisson-sampled Gaussian noise at an integer order: sum_k C(alpha, k) (1-q)^(alpha-k) q^k e^(k(k-1)/2s^2)."""
+    """At an integer order: A = sum_k C(alpha, k) (1 - q)^(alpha - k) q^k e^(k (k - 1) / 2 sigma^2)."""
     with mpmath.workdps(60):
         prob, variance = mpmath.mpf(q), mpmath.mpf(sigma) ** 2
         odds, growth = prob / (1 - prob), mpmath.exp(1 / variance)
