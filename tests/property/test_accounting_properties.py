@@ -4,6 +4,7 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import rdp_mpmath
 
 from fedsec.accounting import Composed, Gaussian, Laplace, PoissonSampled, RDPAccountant, Repeated
 
@@ -33,6 +34,15 @@ NEARLY = 1 + 1e-8  # the search for the best order ends at 1e-9
 
 def spent(event, count, delta):
     return RDPAccountant().compose(event, count).epsilon(delta)
+
+
+@settings(max_examples=60, deadline=None)
+@given(powers(-6.0, -1e-9), powers(math.log10(0.3), 2.0), st.integers(2, 1024))
+def test_divergence_against_the_binomial_sum(q, z, order):
+    """The whole range that is promised: never below the truth, and at most 1e-8 above it."""
+    value = float(RDPAccountant().compose(PoissonSampled(Gaussian(z), q)).rdp([order])[0])
+    truth = rdp_mpmath.sampled_gaussian_binomial(q, z, order)
+    assert truth <= value <= truth * (1 + 1e-8)
 
 
 @settings(max_examples=60, deadline=None)

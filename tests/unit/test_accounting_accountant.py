@@ -62,6 +62,28 @@ def test_gaussian_epsilon_lies_above_the_exact_one(z, delta, tight):
         assert epsilon == 0.0 or gaussian_delta(1 / mpmath.mpf(z), tight * epsilon) > delta
 
 
+@pytest.mark.parametrize("delta", [1e-2, 1e-5, 1e-30])
+@pytest.mark.parametrize(("q", "z"), [(1e-3, 0.3), (0.01, 1.0), (0.3, 0.7), (0.9, 5.0)])
+def test_one_sampled_step_lies_above_the_exact_one(q, z, delta):
+    """Exact delta of one step in both directions: the likelihood ratio is monotone, so tails decide."""
+    epsilon = RDPAccountant().compose(PoissonSampled(Gaussian(z), q)).epsilon(delta)
+    with mpmath.workdps(60):
+        q, t = mpmath.mpf(q), 1 / mpmath.mpf(z)
+
+        def ratio_reaches(level):
+            """The point where P/Q is `level`; P holds the unit, Q does not."""
+            return mpmath.log((level - 1) / q + 1) / t + t / 2
+
+        above = ratio_reaches(mpmath.exp(epsilon))
+        added = (1 - q - mpmath.exp(epsilon)) * mpmath.ncdf(-above) + q * mpmath.ncdf(t - above)
+        removed = mpmath.mpf(0)
+        if mpmath.exp(-epsilon) > 1 - q:
+            below = ratio_reaches(mpmath.exp(-epsilon))
+            shifted = (1 - q) * mpmath.ncdf(below) + q * mpmath.ncdf(below - t)
+            removed = mpmath.ncdf(below) - mpmath.exp(epsilon) * shifted
+        assert max(added, removed) <= delta
+
+
 def test_gaussian_best_order_is_found():
     """Against a dense scan of the same bound in plain numpy."""
     beta = np.exp(np.linspace(-12, 16, 2_000_001))
