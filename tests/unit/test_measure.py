@@ -1,0 +1,28 @@
+"""Measurements run, and say what they measured; how fast is for `bench/` to print, not for a test to judge."""
+
+import pytest
+
+from fedsec.measure import accounting, masks, noise, secagg, timing
+
+
+@pytest.mark.parametrize(
+    ("measure", "describe"),
+    [
+        (lambda: masks.masked_sum(3, 100, repeats=1), masks.describe),
+        (lambda: noise.samplers(100, repeats=1), noise.describe),
+        (lambda: secagg.aggregation(4, 100, repeats=1), secagg.describe),
+        (lambda: accounting.accountant(repeats=1), accounting.describe),
+    ],
+)
+def test_every_measurement_describes_itself(measure, describe):
+    result = measure()
+    lines = describe(result)
+    assert lines[0].startswith(result["what"])
+    assert len(lines) > 2
+
+
+def test_candidates_take_turns_after_a_warm_up():
+    calls = []
+    medians = timing.medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    assert calls == ["a", "b", "a", "b", "a", "b", "a", "b"]
+    assert set(medians) == {"a", "b"}
