@@ -1,4 +1,4 @@
-"""Measurements run, and say what they measured; how fast is for `bench/` to print, not for a test to judge."""
+"""Measurements run, and say what they measured; how fast is for `bench/` to print, not for tests to judge."""
 
 import pytest
 
