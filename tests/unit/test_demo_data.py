@@ -404,7 +404,7 @@ def test_the_memo_is_read_by_the_index_it_was_written_at():
 def test_warnings_count_as_damage_whatever_the_filters():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(DataFormatError, match="damaged pickle: .*escape"):
+        with pytest.raises(DataFormatError, match=r"damaged pickle: .*escape"):
             unpickle.read_array_pairs(b"S'\\y'\n.", 1)
 
 
