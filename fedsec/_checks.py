@@ -4,65 +4,64 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import SupportsFloat, SupportsIndex, cast
+from collections.abc import Callable
+from typing import Any, SupportsFloat, SupportsIndex, cast
+
+import numpy as np
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 
-def real(name: str, value: object) -> float:
-    """A finite or infinite float; refuses NaN, booleans, strings and whatever is not a real number."""
-    if isinstance(value, (bool, str, bytes, complex)):
-        raise InvalidTypeError(f"{name} must be a real number, got {value!r}")
+def real(name: str, value: object, allowed: str = "") -> float:
+    """A float, possibly infinite; refuses NaN, booleans, strings, arrays, and what is no real number."""
+    refusal = f"{name} must be a real number{allowed and ', ' + allowed}, got {value!r}"
+    if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or np.ndim(cast(Any, value)):
+        raise InvalidTypeError(refusal)
     try:
         number = float(cast(SupportsFloat, value))
     except (TypeError, ValueError, OverflowError):
-        raise InvalidTypeError(f"{name} must be a real number, got {value!r}") from None
+        raise InvalidTypeError(refusal) from None
     if math.isnan(number):
-        raise InvalidArgumentError(f"{name} must be a number, got nan")
+        raise InvalidArgumentError(refusal)
     return number
 
 
 def positive(name: str, value: object) -> float:
     """A finite number above zero."""
-    number = real(name, value)
-    if not 0.0 < number < math.inf:
-        raise InvalidArgumentError(f"{name} must be positive and finite, got {number!r}")
-    return number
+    return _within(name, value, "positive and finite", lambda number: 0.0 < number < math.inf)
 
 
 def non_negative(name: str, value: object) -> float:
     """A finite number, zero or above."""
-    number = real(name, value)
-    if not 0.0 <= number < math.inf:
-        raise InvalidArgumentError(f"{name} must be zero or positive, and finite, got {number!r}")
-    return number
+    return _within(name, value, "zero or positive, and finite", lambda number: 0.0 <= number < math.inf)
 
 
 def probability(name: str, value: object) -> float:
     """A number in [0, 1], ends included."""
-    number = real(name, value)
-    if not 0.0 <= number <= 1.0:
-        raise InvalidArgumentError(f"{name} must be in [0, 1], got {number!r}")
-    return number
+    return _within(name, value, "in [0, 1]", lambda number: 0.0 <= number <= 1.0)
 
 
 def open_unit(name: str, value: object) -> float:
     """A number in (0, 1), ends excluded."""
-    number = real(name, value)
-    if not 0.0 < number < 1.0:
-        raise InvalidArgumentError(f"{name} must be in (0, 1), ends excluded, got {number!r}")
+    return _within(name, value, "in (0, 1), ends excluded", lambda number: 0.0 < number < 1.0)
+
+
+def _within(name: str, value: object, allowed: str, holds: Callable[[float], bool]) -> float:
+    number = real(name, value, allowed)
+    if not holds(number):
+        raise InvalidArgumentError(f"{name} must be {allowed}, got {number!r}")
     return number
 
 
 def whole(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
     """A whole number (int or numpy integer, never a float or a boolean) within [minimum, maximum]."""
-    if isinstance(value, bool):
-        raise InvalidTypeError(f"{name} must be a whole number, got {value!r}")
+    allowed = f"at least {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
     try:
         number = operator.index(cast(SupportsIndex, value))
     except TypeError:
-        raise InvalidTypeError(f"{name} must be a whole number, got {value!r}") from None
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be a whole number {allowed}, got {value!r}")
     if number < minimum or (maximum is not None and number > maximum):
-        allowed = f"at least {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
         raise InvalidArgumentError(f"{name} must be {allowed}, got {number}")
     return number

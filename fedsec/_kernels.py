@@ -66,8 +66,9 @@ def require_array(
 ) -> npt.NDArray[Any]:
     """An ndarray of one of `dtypes`, `ndim` dimensions, C-contiguous and aligned; refuses, never converts."""
     allowed = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
-    if not isinstance(array, np.ndarray):
-        raise InvalidTypeError(f"{name} must be a numpy array of {allowed}, got {type(array).__name__}")
+    # A subclass may hide elements (masked arrays): only plain arrays mean what they hold.
+    if type(array) is not np.ndarray:
+        raise InvalidTypeError(f"{name} must be a plain numpy array of {allowed}, got {type(array).__name__}")
     if array.dtype not in [np.dtype(dtype) for dtype in dtypes]:
         raise InvalidTypeError(f"{name} must have dtype {allowed}, got {array.dtype}")
     if ndim is not None and array.ndim != ndim:

@@ -96,7 +96,9 @@ def expand(
     row = seed if isinstance(seed, np.ndarray) else np.frombuffer(seed, np.uint8)
     if row.shape != (_kernels.SEED_BYTES,):
         raise InvalidTypeError(f"seed must be 32 bytes, got shape {row.shape}")
-    out = np.zeros(whole("length", length, minimum=0), lane_dtype(modulus_bits))
+    dtype = lane_dtype(modulus_bits)
+    longest = _kernels.KEYSTREAM_BYTES // dtype.itemsize
+    out = np.zeros(whole("length", length, minimum=0, maximum=longest), dtype)
     accumulate(out, row[np.newaxis], np.ones(1, np.int8), modulus_bits, prg, offset)
     return out
 

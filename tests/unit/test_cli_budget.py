@@ -81,7 +81,10 @@ def test_infinity_stays_valid_json(capsys):
         ("", "Missing command"),
         ("budget", "No such command 'budget'"),
         ("epsilon", "Missing option"),
-        (EPSILON.replace("1.1", "nan"), "noise_multiplier must be a number, got nan"),
+        (
+            EPSILON.replace("1.1", "nan"),
+            "noise_multiplier must be a real number, positive and finite, got nan",
+        ),
         (EPSILON.replace("1.1", "-1"), "noise_multiplier must be positive and finite, got -1.0"),
         (EPSILON.replace("1.1", "0"), "noise_multiplier must be positive and finite, got 0.0"),
         (EPSILON.replace("1.1", "much"), "'much' is not a valid float"),
@@ -89,7 +92,10 @@ def test_infinity_stays_valid_json(capsys):
         (EPSILON.replace("3510", "0"), "0 is not in the range"),
         (EPSILON.replace("3510", "1" + "0" * 30), "is not in the range"),
         (EPSILON.replace("0.0042667", "1.5"), "sampling_probability must be in [0, 1], got 1.5"),
-        (EPSILON.replace("0.0042667", "nan"), "sampling_probability must be a number, got nan"),
+        (
+            EPSILON.replace("0.0042667", "nan"),
+            "sampling_probability must be a real number, in [0, 1], got nan",
+        ),
         (EPSILON.replace("1e-5", "1"), "delta must be in (0, 1)"),
         (EPSILON.replace("1e-5", "0"), "delta must be in (0, 1)"),
         (EPSILON + " --accountant guess", "'guess' is not"),
@@ -143,7 +149,7 @@ def test_as_a_process():
     assert "\x1b" not in good.stdout
     bad = program(*EPSILON.replace("1.1", "nan").split())
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr == "fedsec: noise_multiplier must be a number, got nan\n"
+    assert bad.stderr == "fedsec: noise_multiplier must be a real number, positive and finite, got nan\n"
 
 
 def test_help_loads_nothing_heavy():
