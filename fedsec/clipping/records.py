@@ -2,9 +2,12 @@
 
 Each record's gradient is clipped, divided by the public granularity and rounded to integers *before* the
 sum. Integers add exactly, so the sum's sensitivity is that of one rounded gradient, whatever the order
-of the sum and however many records there are: no floating-point error has to be argued away.
+of the sum and however many records there are.
 
-Gradients come from `torch.func.vmap` in micro-batches of bounded size.
+Gradients come from `torch.func.vmap` in micro-batches of one size, the last one filled up: the rounding of
+a matrix product may depend on the shape of a batch, and with it a record's gradient on how many others
+there are. What draws at random for each record (Dropout) is refused: the draws of one record would depend
+on the others' number, and on `torch.manual_seed`.
 
 References
 ----------
@@ -16,22 +19,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.func import functional_call, grad, vmap
 
 from fedsec._checks import positive, whole
-from fedsec.clipping.updates import FLOAT_SLACK
+from fedsec.clipping.updates import FLOAT_SLACK, require_clip_norm
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError, UnsupportedError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Gradients = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 
 # Integers up to 2**53 are exact in float64, which holds the sums.
 _EXACT = 2**53
 
 
-class RecordSum(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class RecordSum:
     """A sum of clipped and rounded gradients, in grid units, and figures that no guarantee covers."""
 
     integers: torch.Tensor
@@ -45,7 +50,8 @@ class RecordClipper:
 
     Guarantee: adding or removing one record changes the integer sum by at most `integer_l2_sensitivity`
     in L2 norm: l2_clip_norm / granularity for the clipped gradient and half a unit a coordinate for its
-    rounding, rounding of floats included.
+    rounding, rounding of floats included. This rests on a record's gradient being the same in every row
+    of a micro-batch of one shape, beside whatever other records; a test holds torch to it.
     """
 
     l2_clip_norm: float
@@ -53,7 +59,7 @@ class RecordClipper:
     max_physical_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        positive("l2_clip_norm", self.l2_clip_norm)
+        require_clip_norm(self.l2_clip_norm)
         positive("granularity", self.granularity)
         whole("max_physical_batch_size", self.max_physical_batch_size, minimum=1)
 
@@ -86,7 +92,7 @@ class RecordClipper:
         NonFiniteError
             A record's gradient is NaN or infinite, with the parameter's name.
         UnsupportedError
-            A layer that mixes records (BatchNorm in training mode).
+            A layer that mixes records (BatchNorm) or draws at random for each (Dropout) in training mode.
         """
         refuse_mixing_layers(model)
         if len(inputs) != len(targets):
@@ -102,12 +108,22 @@ class RecordClipper:
         gradients_of = per_record_gradients(model, parameters, loss)
         for start in range(0, len(inputs), self.max_physical_batch_size):
             batch = slice(start, start + self.max_physical_batch_size)
-            num_clipped += self._add_clipped(total, gradients_of(inputs[batch], targets[batch]))
+            num_clipped += self._add_clipped(
+                total, self._gradients(gradients_of, inputs[batch], targets[batch])
+            )
         return RecordSum(total.to(torch.int64), len(inputs), num_clipped)
+
+    def _gradients(
+        self, gradients_of: Gradients, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> dict[str, Any]:
+        """The gradients of a micro-batch, computed at full size and cut back to its records."""
+        rows = torch.arange(self.max_physical_batch_size).clamp(max=len(inputs) - 1)
+        full = gradients_of(inputs[rows], targets[rows])
+        return {name: gradient[: len(inputs)] for name, gradient in full.items()}
 
     def _add_clipped(self, total: torch.Tensor, gradients: dict[str, torch.Tensor]) -> int:
         """Adds a micro-batch's gradients (b, ...), clipped and rounded; returns how many were clipped."""
-        flat = [gradient.flatten(1) for gradient in gradients.values()]
+        flat = [gradient.reshape(len(gradient), -1) for gradient in gradients.values()]
         norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in flat]).norm(
             dim=0
         )
@@ -135,7 +151,7 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def per_record_gradients(
     model: torch.nn.Module, parameters: dict[str, torch.Tensor], loss: Loss
-) -> Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]:
+) -> Gradients:
     """A function from a micro-batch (b, ...) to the gradients of each record, (b, *parameter.shape)."""
     fixed: dict[str, Any] = {
         name: p.detach() for name, p in model.named_parameters() if name not in parameters
@@ -151,8 +167,21 @@ def per_record_gradients(
             )
         return value.sum()
 
-    batched = vmap(grad(record_loss), in_dims=(None, 0, 0), randomness="different")
-    return lambda inputs, targets: batched(parameters, inputs, targets)
+    batched: Callable[..., dict[str, torch.Tensor]] = vmap(
+        grad(record_loss), in_dims=(None, 0, 0), randomness="error"
+    )
+
+    def gradients(inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        try:
+            return batched(parameters, inputs, targets)
+        except RuntimeError as error:
+            if "randomness error mode" not in str(error):
+                raise
+            raise UnsupportedError(
+                "the model draws at random for each record (Dropout?): remove that layer, or use eval mode"
+            ) from None
+
+    return gradients
 
 
 def refuse_mixing_layers(model: torch.nn.Module) -> None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 
@@ -28,14 +29,28 @@ from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
 # squares is off by at most d * 2**-53 relatively, a float32 product by 2**-24.
 FLOAT_SLACK = 2.0**-20
 
+# Far from both ends of float32 and float64, so that neither squares in a norm nor clipped values underflow
+# by as much as the slack.
+MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-30, 1e30
+
 
 @dataclass(frozen=True)
 class ClippedUpdate:
     """A clipped update: its floating-point tensors, the norm before clipping, and whether it was clipped."""
 
-    tensors: dict[str, torch.Tensor]
-    l2_norm: float
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    l2_norm: float = field(repr=False)
     clipped: bool
+
+
+def require_clip_norm(value: float) -> float:
+    """A clip norm for which the declared sensitivities hold whatever is clipped."""
+    norm = positive("l2_clip_norm", value)
+    if not MIN_CLIP_NORM <= norm <= MAX_CLIP_NORM:
+        raise InvalidArgumentError(
+            f"l2_clip_norm must be in [{MIN_CLIP_NORM:g}, {MAX_CLIP_NORM:g}], got {norm!r}"
+        )
+    return norm
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class UpdateClipper:
     l2_clip_norm: float
 
     def __post_init__(self) -> None:
-        positive("l2_clip_norm", self.l2_clip_norm)
+        require_clip_norm(self.l2_clip_norm)
 
     @property
     def l2_sensitivity(self) -> float:
@@ -62,9 +77,10 @@ class UpdateClipper:
         norm = l2_norm(tensors)
         if norm <= self.l2_clip_norm:
             return ClippedUpdate(tensors, norm, clipped=False)
-        # Divided first: the product norm * scale may overflow in half precision, this cannot.
+        # In float64: the scale of a huge float32 update is subnormal in float32, and off by a third.
         scale = self.l2_clip_norm / norm
-        return ClippedUpdate({name: tensor * scale for name, tensor in tensors.items()}, norm, clipped=True)
+        scaled = {name: (tensor.double() * scale).to(tensor.dtype) for name, tensor in tensors.items()}
+        return ClippedUpdate(scaled, norm, clipped=True)
 
 
 def clip_update(update: Mapping[str, torch.Tensor], l2_clip_norm: float) -> ClippedUpdate:
@@ -75,7 +91,7 @@ def clip_update(update: Mapping[str, torch.Tensor], l2_clip_norm: float) -> Clip
     update : mapping of names to tensors
         Floating-point tensors of any shape (half precision is widened to float32); integer and boolean
         tensors are left out.
-    l2_clip_norm : float > 0
+    l2_clip_norm : float in [1e-30, 1e30]
 
     Returns
     -------
@@ -87,19 +103,24 @@ def clip_update(update: Mapping[str, torch.Tensor], l2_clip_norm: float) -> Clip
     NonFiniteError
         NaN or infinity, with the tensor's name.
     InvalidTypeError
-        A value that is not a tensor, or a complex one.
+        Not a mapping, a value that is not a dense tensor, or a complex one.
     InvalidArgumentError
-        No floating-point tensor at all, or a clip norm that is not positive.
+        No floating-point tensor at all, or a clip norm outside [1e-30, 1e30].
     """
     return UpdateClipper(l2_clip_norm).clip(update)
 
 
 def floating_tensors(update: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The finite floating-point tensors of a state dict, detached, in float32 or float64."""
+    if not isinstance(cast(object, update), Mapping):
+        raise InvalidTypeError(
+            f"an update must be a mapping of names to tensors, got {type(update).__name__}"
+        )
     tensors = {}
     for name, tensor in update.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise InvalidTypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if not isinstance(cast(object, tensor), torch.Tensor) or tensor.layout is not torch.strided:
+            given = getattr(tensor, "layout", type(tensor).__name__)
+            raise InvalidTypeError(f"{name} must be a dense tensor, got {given}")
         if tensor.is_complex():
             raise InvalidTypeError(f"{name} must be real, got {tensor.dtype}")
         if tensor.is_floating_point():

@@ -112,12 +112,60 @@ def test_tied_weights_count_once():
     assert (result.integers - expected).abs().max() <= 4
 
 
-def test_dropout_layers_draw_for_each_record():
+def test_layers_that_draw_for_each_record_are_refused():
+    """One record more would shift the draws of all others, and torch.manual_seed would decide them."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 2))
-    result = RecordClipper(1.0, 0.01).sum(
-        model, torch.ones(6, 4), torch.zeros(6, dtype=torch.long), cross_entropy
-    )
-    assert result.integers.any()
+    inputs, targets = torch.ones(6, 4), torch.zeros(6, dtype=torch.long)
+    with pytest.raises(UnsupportedError, match="Dropout"):
+        RecordClipper(1.0, 0.01).sum(model, inputs, targets, cross_entropy)
+    assert RecordClipper(1.0, 0.01).sum(model.eval(), inputs, targets, cross_entropy).num_records == 6
+
+
+def cancelling():
+    """A network whose output cancels almost wholly: float32's rounding is all that is left."""
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.Linear(200, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.mul_(1e6)
+        model[0].weight[100:] = model[0].weight[:100] * (1 + 1e-7)
+        model[1].weight[:, 100:] = -model[1].weight[:, :100]
+    return model, 300
+
+
+def perceptron():
+    torch.manual_seed(4)
+    return torch.nn.Sequential(torch.nn.Linear(784, 100), torch.nn.Tanh(), torch.nn.Linear(100, 10)), 784
+
+
+@pytest.mark.parametrize("make", [cancelling, perceptron])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 63, 65, 130])
+def test_a_records_gradient_does_not_depend_on_the_others(make, count):
+    """Bit for bit, whatever their number: sums over disjoint parts add up to the sum over all."""
+    model, size = make()
+    generator = torch.Generator().manual_seed(count)
+    inputs = torch.randn(count, size, generator=generator) * 10.0 ** torch.randint(-3, 4, (count, 1))
+    targets = torch.randint(0, 2, (count,), generator=generator)
+    clipper = RecordClipper(1.0, 2.0**-20)
+    whole = clipper.sum(model, inputs, targets, cross_entropy).integers
+    for cut in {1, count // 2, count - 1}:
+        parts = [
+            clipper.sum(model, x, y, cross_entropy).integers
+            for x, y in [(inputs[:cut], targets[:cut]), (inputs[cut:], targets[cut:])]
+        ]
+        assert torch.equal(parts[0] + parts[1], whole)
+
+
+def test_a_parameter_without_dimensions_takes_part():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return self.scale * x
+
+    result = RecordClipper(1.0, 0.5).sum(Scaled(), torch.ones(3, 1), torch.zeros(3), lambda out, y: out.sum())
+    assert result.integers.tolist() == [6]
 
 
 def test_a_record_with_an_infinite_gradient_is_refused_by_parameter():
@@ -157,7 +205,9 @@ def test_bad_input_is_named(change, error, names):
         RecordClipper(1.0, 0.01).sum(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [(0.0, 1.0), (1.0, math.nan), (1.0, 1.0, 0), (-1.0, 1.0)])
+@pytest.mark.parametrize(
+    "arguments", [(0.0, 1.0), (1.0, math.nan), (1.0, 1.0, 0), (-1.0, 1.0), (1e-36, 1e-40), (1e31, 1.0)]
+)
 def test_clippers_validate_at_construction(arguments):
     with pytest.raises(InvalidArgumentError):
         RecordClipper(*arguments)

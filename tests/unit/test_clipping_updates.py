@@ -66,6 +66,15 @@ def test_the_norm_never_passes_the_declared_sensitivity(values, clip_norm, dtype
     assert result.clipped == (result.l2_norm > clip_norm)
 
 
+@pytest.mark.parametrize("clip_norm", [1e-30, 2.2e-5, 1e-3, 0.1])
+@pytest.mark.parametrize("value", [3e38, 1e-20, 1e-44])
+def test_huge_and_tiny_updates_stay_within_the_declared_sensitivity(clip_norm, value):
+    """The scale of the huge ones is subnormal in float32; a product in float32 would be off by a third."""
+    clipper = UpdateClipper(clip_norm)
+    result = clipper.clip({"a": torch.full((10_000,), value)})
+    assert exact_norm(result.tensors) <= clipper.l2_sensitivity
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_non_finite_values_are_refused_by_name(bad):
     with pytest.raises(NonFiniteError, match=r"layer\.weight"):
@@ -77,6 +86,9 @@ def test_non_finite_values_are_refused_by_name(bad):
     [
         ({"a": torch.ones(2, dtype=torch.complex64)}, InvalidTypeError, "complex64"),
         ({"a": [1.0]}, InvalidTypeError, "list"),
+        ({"a": torch.eye(2).to_sparse()}, InvalidTypeError, "sparse"),
+        ([torch.ones(2)], InvalidTypeError, "mapping"),
+        (None, InvalidTypeError, "mapping"),
         ({"a": torch.ones(2, dtype=torch.int64)}, InvalidArgumentError, "floating-point"),
         ({}, InvalidArgumentError, "floating-point"),
     ],
@@ -86,7 +98,7 @@ def test_other_updates_are_refused(update, error, names):
         clip_update(update, 1.0)
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan, math.inf, 1e-31, 1e31])
 def test_clip_norms_are_positive_and_finite(clip_norm):
     with pytest.raises(InvalidArgumentError):
         clip_update({"a": torch.ones(2)}, clip_norm)
