@@ -38,7 +38,7 @@ class Recipe:
 # first: then learning_rate * l2_clip_norm alone matters, and noise is small beside the steps.
 _RECIPES = {
     (8, 8): Recipe(0.25, 0.1, 15.0, 0.5, 1.0),
-    (28, 28): Recipe(2560 / 60_000, 0.1, 30.0, 0.5, 1.0),
+    (28, 28): Recipe(2560 / 60_000, 0.1, 30.0, 0.5, 0.5),
 }
 
 
