@@ -50,9 +50,10 @@ class Quantizer:
     num_clients: int
 
     def __post_init__(self) -> None:
-        positive("granularity", self.granularity)
-        positive("max_abs", self.max_abs)
-        whole("num_clients", self.num_clients, minimum=1)
+        # Python's own numbers: numpy's would be compared, divided and multiplied in their narrow precision.
+        object.__setattr__(self, "granularity", positive("granularity", self.granularity))
+        object.__setattr__(self, "max_abs", positive("max_abs", self.max_abs))
+        object.__setattr__(self, "num_clients", whole("num_clients", self.num_clients, minimum=1))
         exact = math.frexp(self.granularity)[0] == 0.5
         largest = _MAX_LEVEL if exact else _MAX_EXACT_LEVEL
         if self.max_abs / self.granularity > largest:
@@ -114,15 +115,20 @@ class Quantizer:
         array = _kernels.require_array("values", values, (np.float32, np.float64))
         if not np.isfinite(array).all():
             raise NonFiniteError(f"values must be finite, got {array[~np.isfinite(array)][0]}")
-        extreme = max(array.max(initial=0), -array.min(initial=0))
-        if extreme > self.max_abs:
-            raise InvalidArgumentError(f"values must be in [-{self.max_abs}, {self.max_abs}], got {extreme}")
+        for extreme in (float(array.min(initial=0)), float(array.max(initial=0))):
+            if abs(extreme) > self.max_abs:
+                raise InvalidArgumentError(
+                    f"values must be in [-{self.max_abs}, {self.max_abs}], got {extreme}"
+                )
 
     @staticmethod
     def _uniform(length: int, insecure_key: bytes | None) -> npt.NDArray[np.float64]:
         """Multiples of 2^-53, uniform in [0, 1)."""
-        key = _kernels.fresh_key()
-        words = masks.expand(key if insecure_key is None else insecure_key, length, modulus_bits=64)
-        wipe(key)
+        key = _kernels.fresh_key() if insecure_key is None else insecure_key
+        try:
+            words = masks.expand(key, length, modulus_bits=64)
+        finally:
+            if insecure_key is None:
+                wipe(key)
         uniform: npt.NDArray[np.float64] = np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
         return uniform

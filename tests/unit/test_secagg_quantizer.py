@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsec import _kernels
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
 from fedsec.secagg import Quantizer, aggregate, to_residues
 
@@ -36,8 +37,33 @@ def test_the_sum_that_wraps_elsewhere():
 def test_20_is_refused_and_not_clipped_to_8():
     with pytest.raises(InvalidArgumentError, match=r"in \[-8.0, 8.0\], got 20.0"):
         Quantizer(0.01, 8.0, 10).quantize(np.array([1.0, 20.0]))
-    with pytest.raises(InvalidArgumentError, match=r"got 20.0"):
+    with pytest.raises(InvalidArgumentError, match=r"got -20.0"):
         Quantizer(0.01, 8.0, 10).quantize(np.array([-20.0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_range_ends_where_it_ends_whatever_the_precision(dtype, kind, sign):
+    """One in single precision is not below 1 - 2**-30, and four of them would wrap to -4."""
+    quantizer = Quantizer(kind(2**-30), 1 - 2**-30, num_clients=4)
+    assert quantizer.modulus_bits == 33
+    with pytest.raises(InvalidArgumentError, match=rf"0.99999\d+\], got {sign * 1.0}"):
+        quantizer.quantize(np.array([sign], dtype))
+    largest = Quantizer(2**-30, kind(1.0), num_clients=np.int8(127))
+    assert largest.quantize(np.array([sign], dtype)).tolist() == [sign * 2**30]
+    assert (largest.max_level, largest.modulus_bits) == (2**30, 38)
+    with pytest.raises(InvalidArgumentError):
+        largest.quantize(np.array([sign * (1 + 2**-30)]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(("1", 1.0, 1), "granularity"), ((1.0, True, 1), "max_abs"), ((1.0, 1.0, 2.0), "num_clients")],
+)
+def test_parameters_of_other_types_are_refused(arguments, named):
+    with pytest.raises(InvalidTypeError, match=named):
+        Quantizer(*arguments)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -152,6 +178,27 @@ def test_fresh_randomness_every_call_whatever_numpy_is_told():
     assert not np.array_equal(one, quantizer.quantize(values))
     same = [quantizer.quantize(values, insecure_key=KEY).tolist() for _ in range(2)]
     assert same[0] == same[1]
+
+
+def test_the_key_of_a_call_is_wiped_even_if_the_call_fails(monkeypatch):
+    drawn = []
+
+    def fresh_key(original=_kernels.fresh_key):
+        drawn.append(original())
+        return drawn[-1]
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_kernels, "fresh_key", fresh_key)
+    quantizer = Quantizer(0.01, 8.0, 10)
+    quantizer.quantize(np.zeros(1), insecure_key=KEY)
+    assert drawn == []
+    quantizer.quantize(np.zeros(1))
+    monkeypatch.setattr(_kernels, "masked_sum", fail)
+    with pytest.raises(MemoryError):
+        quantizer.quantize(np.zeros(1))
+    assert drawn == [bytes(32), bytes(32)]
 
 
 @pytest.mark.parametrize("key", [b"short", "x" * 32])
