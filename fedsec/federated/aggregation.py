@@ -12,10 +12,9 @@ from fedsec.errors import AggregationAborted
 from fedsec.federated.plan import Plan
 
 Integers = npt.NDArray[np.int64]
-BEFORE_UPLOAD = ("advertise", "share", "upload")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Aggregate:
     """The exact integer sum over the survivors; secret until noise is added where noise is central.
 
@@ -29,7 +28,10 @@ class Aggregate:
 
 
 def aggregate(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str], secure: bool) -> Aggregate:
-    """The sum mod 2**modulus_bits, lifted to signed integers. Raises `AggregationAborted`."""
+    """The sum over the ring, lifted to signed integers; refuses one that no such contributions can have.
+
+    Raises `AggregationAborted` when too few are left.
+    """
     return _securely(plan, vectors, dropped) if secure else _in_the_clear(plan, vectors, dropped)
 
 
@@ -37,7 +39,7 @@ def release(plan: Plan, total: Integers) -> npt.NDArray[np.float64]:
     """The sum with central noise, in real units: the one thing that is released."""
     if plan.private and plan.noise == "central":
         total = total + noise.discrete_gaussian(total.size, plan.integer_stddev)
-    return plan.quantizer.granularity * total.astype(np.float64)
+    return plan.quantizer.dequantize(total)
 
 
 def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
@@ -45,16 +47,16 @@ def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str])
     outcome = secagg.aggregate(vectors, modulus_bits=bits, dropped=dropped)
     phases = outcome.seconds.values()
     seconds = {"masking": sum(s["client"] for s in phases), "unmasking": sum(s["server"] for s in phases)}
-    return Aggregate(secagg.centre(outcome.sum, bits), outcome.survivors, seconds, outcome.bytes_per_client)
+    return Aggregate(plan.quantizer.lift(outcome.sum), outcome.survivors, seconds, outcome.bytes_per_client)
 
 
 def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
     bits = plan.quantizer.modulus_bits
-    survivors = tuple(client for client in sorted(vectors) if dropped.get(client) not in BEFORE_UPLOAD)
+    survivors = tuple(client for client in sorted(vectors) if dropped.get(client, "unmask") == "unmask")
     if not survivors and not plan.private:
         raise AggregationAborted(f"none of {len(vectors)} clients is left: there is no mean")
     total = np.zeros(plan.vector_length, masks.lane_dtype(bits))
     for client in survivors:
         masks.add(total, secagg.to_residues(vectors[client], bits), bits)
     size = total.size * total.itemsize
-    return Aggregate(secagg.centre(total, bits), survivors, {}, float(size))
+    return Aggregate(plan.quantizer.lift(total), survivors, {}, float(size))

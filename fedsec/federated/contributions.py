@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 
 from fedsec import noise, sampling
 from fedsec.clipping import UpdateClipper
+from fedsec.clipping.updates import floating_tensors
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Plan, RecordPlan
@@ -26,12 +27,12 @@ Integers = npt.NDArray[np.int64]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Contribution:
     """A client's integers, and figures about it that no guarantee covers."""
 
-    integers: Integers = field(repr=False)
-    l2_norm: float | None = field(default=None, repr=False)
+    integers: Integers
+    l2_norm: float | None = None
     num_units: int = 1
     num_clipped: int = 0
 
@@ -40,7 +41,13 @@ def weighted(
     plan: Plan, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
 ) -> Contribution:
     """The weighted update, and the weight as one more coordinate, so that it too travels masked."""
-    vector = space.flatten(update).astype(np.float64) * weight
+    vector = space.flatten(floating_tensors(update)).astype(np.float64) * weight
+    largest, allowed = max(weight, float(np.abs(vector).max())), plan.quantizer.max_abs
+    if largest > allowed:
+        raise InvalidArgumentError(
+            f"weight, and weight times update, must be within {allowed:g} of zero in every coordinate, "
+            f"got {largest!r} with weight {weight!r}"
+        )
     return Contribution(plan.quantizer.quantize(np.append(vector, weight)))
 
 

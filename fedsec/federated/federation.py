@@ -13,8 +13,8 @@ References
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,12 @@ import torch
 
 from fedsec import sampling
 from fedsec._checks import whole
-from fedsec.errors import BudgetExceededError, InvalidTypeError
+from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError
 from fedsec.federated.aggregation import Aggregate, aggregate, release
 from fedsec.federated.parameters import ParameterSpace
-from fedsec.federated.plan import Guarantee, Settings, make_plan
+from fedsec.federated.plan import Guarantee, make_plan
 from fedsec.federated.round import OperatorFigures, Round, RoundReport
+from fedsec.federated.settings import Settings
 from fedsec.federated.strategies import FedAvg, Strategy
 
 # The key under which central noise is charged: every client has spent the same.
@@ -35,6 +36,9 @@ _EVERYBODY = -1
 
 class Federation:
     """Private federated averaging around any local training function.
+
+    One thread drives a federation. It keeps the count of what has been spent, and so can be neither copied
+    nor pickled.
 
     Parameters
     ----------
@@ -118,6 +122,12 @@ class Federation:
             local_steps=local_steps,
             local_learning_rate=local_learning_rate,
         )
+        if strategy is not None and (
+            isinstance(strategy, type) or not callable(getattr(strategy, "step", None))
+        ):
+            raise InvalidTypeError(
+                f"strategy must be an object with a step method, like FedAvg(), got {strategy!r}"
+            )
         of_model = ParameterSpace.of_trainable if unit == "record" else ParameterSpace.of_state
         self._space = of_model(model)
         self.model = model
@@ -126,7 +136,11 @@ class Federation:
         self._strategy_state: dict[str, Any] = {}
         self._charges: dict[int, int] = {}
         self._rounds_started = 0
+        self._current: Round | None = None
         self._stopped_early = False
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError("a Federation counts what has been spent and cannot be pickled or copied")
 
     def rounds(self, stop: Callable[[RoundReport], bool] | None = None) -> Iterator[Round]:
         """The rounds of the run, one at a time.
@@ -144,35 +158,44 @@ class Federation:
             Before any client of the round trains, when the round would spend more than `target_epsilon`.
             With num_rounds=None the run ends there instead.
         """
-        while self.settings.num_rounds is None or self._rounds_started < self.settings.num_rounds:
-            cohort = self._draw_cohort()
-            try:
-                self._require_budget(cohort)
-            except BudgetExceededError:
-                if self.settings.num_rounds is None:
-                    return
-                raise
-            reports: list[RoundReport] = []
-            current = self._start(cohort, reports)
-            yield current
-            current.close()
-            if stop is not None and reports and stop(reports[0]):
-                self._stopped_early = True
-                return
+        if stop is not None and not callable(stop):
+            raise InvalidTypeError(f"stop must be callable, got {stop!r}")
+        return self._rounds(stop)
 
     def spent(self) -> Guarantee:
         """What has been spent so far, as a guarantee; with local noise, that of the client who spent most.
 
-        After a run that a `stop` callable ended, the planned rounds count, not those that took place.
+        After a run that a `stop` callable ended, all planned rounds count (with num_rounds=None, all that
+        the budget admits), not those that took place. Leaving the loop in another way because of what was
+        released is early stopping, too, but cannot be seen from here: use `stop`.
         """
-        if self._stopped_early and self.settings.num_rounds is not None:
-            return self.plan.guarantee(self.settings.num_rounds)
-        return self.plan.guarantee(max(self._charges.values(), default=0))
+        return self.plan.guarantee(self._count(max(self._charges, key=self._charges.__getitem__, default=0)))
 
     def client_epsilon(self, client: int) -> float:
-        """What one client has spent of its own; with central noise, what everybody has."""
+        """What one client has spent of its own; with central noise, what everybody has. As for `spent`."""
         key = whole("client", client, minimum=0, maximum=self.settings.num_clients - 1)
-        return self.plan.epsilon(self._charges.get(key if self._local else _EVERYBODY, 0))
+        return self.plan.epsilon(self._count(key if self._local else _EVERYBODY))
+
+    def _rounds(self, stop: Callable[[RoundReport], bool] | None) -> Iterator[Round]:
+        while self.settings.num_rounds is None or self._rounds_started < self.settings.num_rounds:
+            cohort = self._draw_cohort()
+            if self.settings.num_rounds is None and not self._affordable(cohort):
+                return
+            self._require_budget(cohort)
+            current = self._start(cohort)
+            yield current
+            current.close()
+            if stop is not None and current.report is not None and stop(current.report):
+                self._stopped_early = True
+                return
+
+    def _count(self, key: int) -> int:
+        """How many charges stand against a key, planned ones included after early stopping."""
+        if not self._stopped_early or not self.plan.private:
+            return self._charges.get(key, 0)
+        if self.settings.num_rounds is None:
+            return self.plan.most_charges(self.settings.target_epsilon or 0.0)
+        return self.settings.num_rounds
 
     @property
     def _local(self) -> bool:
@@ -185,42 +208,46 @@ class Federation:
             drawn = sampling.fixed_size(self.settings.num_clients, self.settings.max_cohort)
         return tuple(int(client) for client in drawn)
 
-    def _require_budget(self, cohort: tuple[int, ...]) -> None:
+    def _affordable(self, cohort: tuple[int, ...]) -> bool:
+        try:
+            self._require_budget(cohort)
+        except BudgetExceededError:
+            return False
+        return True
+
+    def _require_budget(self, clients: Sequence[int]) -> None:
+        """Refuses when one more charge, of these clients or of everybody, would pass the budget."""
         budget = self.settings.target_epsilon
-        if budget is None:
-            return
-        for key in cohort if self._local else (_EVERYBODY,):
+        for key in clients if self._local else (_EVERYBODY,):
             needed = self.plan.epsilon(self._charges.get(key, 0) + 1)
-            if needed > budget:
+            if budget is not None and needed > budget:
                 whose = f"client {key}" if self._local else "the federation"
                 raise BudgetExceededError(
                     f"another round would bring {whose} to epsilon {needed:.6g}, the budget is {budget:g}"
                 )
 
-    def _start(self, cohort: tuple[int, ...], reports: list[RoundReport]) -> Round:
-        def finish(current: Round) -> RoundReport:
-            reports.append(self._finish(current))
-            return reports[0]
-
+    def _start(self, cohort: tuple[int, ...]) -> Round:
+        """Opens a round; one that is still open is left behind."""
+        if self._current is not None:
+            self._current.close()
         self._rounds_started += 1
-        return Round(self._rounds_started, cohort, self.model, self._space, self.plan, finish)
+        self._current = Round(self._rounds_started, cohort, self.model, self._space, self.plan, self._finish)
+        return self._current
 
     def _finish(self, current: Round) -> RoundReport:
-        dropped = current.dropped
-        uploaded = [client for client in current.cohort if dropped.get(client, "unmask") == "unmask"]
+        charged = current.uploaders() if self._local else [_EVERYBODY]
+        self._require_budget(charged)
         if self._local:
-            self._charge(uploaded)
-        zeros = np.zeros(self.plan.vector_length, np.int64)
-        vectors = {c: current.contributions[c].integers if c in uploaded else zeros for c in current.cohort}
-        total = aggregate(self.plan, vectors, dropped, self.settings.secure_aggregation)
+            self._charge(charged)
+        total = aggregate(self.plan, current.vectors(), current.lost(), self.settings.secure_aggregation)
         if not self._local:
-            self._charge([_EVERYBODY])
+            self._charge(charged)
         started = time.perf_counter()
         released = release(self.plan, total.integers)
         noise_seconds = time.perf_counter() - started
+        total.integers.fill(0)
         self._space.add_(self.model, self.strategy.step(self._mean(released), self._strategy_state))
-        figures = _figures(current, total, noise_seconds)
-        return RoundReport(current.round_id, self.plan.guarantee(max(self._charges.values())), figures)
+        return RoundReport(current.round_id, self.spent(), _operator_figures(current, total, noise_seconds))
 
     def _charge(self, keys: list[int]) -> None:
         for key in keys:
@@ -228,20 +255,20 @@ class Federation:
 
     def _mean(self, released: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The mean update: by the weights' own sum without privacy, by the public expected count with it."""
-        total, count = (
-            (released, self.plan.expected_count) if self.plan.private else (released[:-1], released[-1])
-        )
-        return np.asarray(total / count)
+        if self.plan.private:
+            return np.asarray(released / self.plan.expected_count)
+        if released[-1] <= 0.0:
+            raise InvalidArgumentError(
+                f"the weights must sum to more than {self.plan.quantizer.granularity:g}, got {released[-1]}"
+            )
+        return np.asarray(released[:-1] / released[-1])
 
 
-def _figures(current: Round, total: Aggregate, noise_seconds: float) -> OperatorFigures:
-    contributions = current.contributions
-    units = sum(c.num_units for c in contributions.values())
+def _operator_figures(current: Round, total: Aggregate, noise_seconds: float) -> OperatorFigures:
     return OperatorFigures(
         survivors=total.survivors,
         dropped=tuple(client for client in current.cohort if client not in total.survivors),
-        l2_norms={client: c.l2_norm for client, c in contributions.items() if c.l2_norm is not None},
-        clipped_fraction=sum(c.num_clipped for c in contributions.values()) / units if units else 0.0,
         bytes_per_client=total.bytes_per_client,
         seconds={"training": current.training_seconds, **total.seconds, "noise": noise_seconds},
+        **current.figures(),
     )

@@ -76,6 +76,8 @@ class ParameterSpace:
                 raise InvalidArgumentError(
                     f"{name} must have shape {tuple(origin[name].shape)}, got {tuple(tensor.shape)}"
                 )
+            if tensor.dtype != origin[name].dtype:
+                raise InvalidTypeError(f"{name} must have dtype {origin[name].dtype}, got {tensor.dtype}")
             if name in self.frozen and not torch.equal(tensor.cpu(), origin[name].cpu()):
                 raise InvalidArgumentError(f"{name} is frozen, but the local model changed it")
         return {name: state[name].detach().cpu() - origin[name].cpu() for name in self.shapes}

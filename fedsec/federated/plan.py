@@ -7,18 +7,15 @@ integer units that travel, rounding included; the event describes that noise and
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 
 from fedsec import accounting, noise, secagg
-from fedsec._checks import open_unit, positive, probability, whole
 from fedsec.accounting import NeighboringRelation
 from fedsec.clipping import RecordClipper, UpdateClipper
-from fedsec.errors import InvalidArgumentError, UnsupportedError
-from fedsec.secagg.shamir import MAX_SHARES
-
-UNITS = ("client", "record")
-NOISES = ("central", "local")
+from fedsec.clipping.updates import FLOAT_SLACK
+from fedsec.federated.settings import Settings
 
 # Without privacy nothing is clipped, so the range of an update is not known beforehand: |weight * update|
 # up to 2**24 a coordinate, at whatever resolution a 64-bit ring leaves (2**-31 for a hundred clients).
@@ -90,13 +87,20 @@ class Plan:
             return math.inf
         return _epsilon(self.event, self.relation, count, self.target_delta)
 
+    def most_charges(self, budget: float) -> int:
+        """How many charges a budget admits."""
+        above = 1
+        while self.epsilon(above) <= budget:
+            above *= 2
+        return bisect_right(range(above), budget, key=self.epsilon) - 1
+
     def guarantee(self, count: int) -> Guarantee:
         """The guarantee after `count` charges."""
         return Guarantee(
             epsilon=self.epsilon(count),
             delta=self.target_delta,
-            unit=self.unit,
-            neighboring_relation=self.relation.name,
+            unit=self.unit if self.private else "none",
+            neighboring_relation=self.relation.name if self.private else "none",
             noise=self.noise if self.private else "none",
             noise_multiplier=self.noise_multiplier,
             sampler=self.sampler,
@@ -114,107 +118,6 @@ def _epsilon(event: accounting.Event, relation: NeighboringRelation, count: int,
     return accountant.compose(event, count).epsilon(delta)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of `Federation` that decide a plan, validated."""
-
-    num_clients: int
-    cohort_size: int | None
-    unit: str
-    noise: str
-    l2_clip_norm: float | None
-    noise_multiplier: float | None
-    target_epsilon: float | None
-    target_delta: float | None
-    num_rounds: int | None
-    sampling_probability: float | None
-    num_records: int | None
-    secure_aggregation: bool
-    local_steps: int
-    local_learning_rate: float
-
-    def __post_init__(self) -> None:
-        whole("num_clients", self.num_clients, minimum=1)
-        _one_of("unit", self.unit, UNITS)
-        _one_of("noise", self.noise, NOISES)
-        whole("local_steps", self.local_steps, minimum=1)
-        positive("local_learning_rate", self.local_learning_rate)
-        if self.local_steps > 1 and (self.unit, self.noise) != ("record", "local"):
-            raise UnsupportedError(
-                "local_steps are private steps of a client: unit='record' with noise='local'"
-            )
-        if self.cohort_size is not None:
-            whole("cohort_size", self.cohort_size, minimum=1, maximum=self.num_clients)
-        if self.secure_aggregation and not 2 <= self.max_cohort <= MAX_SHARES:
-            raise InvalidArgumentError(
-                f"secure aggregation takes cohorts of 2 to {MAX_SHARES} clients, got {self.max_cohort}: "
-                "set cohort_size, or secure_aggregation=False"
-            )
-        if self.num_rounds is not None:
-            whole("num_rounds", self.num_rounds, minimum=1)
-        elif self.target_epsilon is None or self.noise_multiplier is None:
-            raise InvalidArgumentError(
-                "num_rounds=None runs until the budget is spent: it needs noise_multiplier and target_epsilon"
-            )
-        self._check_sampling()
-        self._check_privacy()
-
-    def _check_sampling(self) -> None:
-        if self.sampling_probability is not None:
-            q = probability("sampling_probability", self.sampling_probability)
-            if q == 0.0:
-                raise InvalidArgumentError(
-                    "sampling_probability must be in (0, 1], got 0.0: nobody would take part"
-                )
-        if self.num_records is not None:
-            whole("num_records", self.num_records, minimum=1)
-        if self.unit == "client" and self.sampling_probability is not None:
-            if self.cohort_size is not None:
-                raise InvalidArgumentError(
-                    "give cohort_size (fixed) or sampling_probability (Poisson), not both"
-                )
-            if self.noise == "local" or not self.private:
-                raise UnsupportedError("Poisson sampling of clients is accounted under noise='central' alone")
-            if self.secure_aggregation:
-                raise UnsupportedError(
-                    "Poisson sampling of clients together with secure aggregation: a round that aborts would "
-                    "tell how many were drawn; use cohort_size, or secure_aggregation=False"
-                )
-
-    def _check_privacy(self) -> None:
-        given = {name: getattr(self, name) for name in ("noise_multiplier", "target_epsilon")}
-        for name, value in {**given, "l2_clip_norm": self.l2_clip_norm}.items():
-            if value is not None:
-                positive(name, value)
-        if self.target_delta is not None:
-            open_unit("target_delta", self.target_delta)
-        if (self.l2_clip_norm is not None) != self.private:
-            raise InvalidArgumentError(
-                "clipping and noise come together: give l2_clip_norm with noise_multiplier or target_epsilon"
-            )
-        if self.private and self.target_delta is None:
-            raise InvalidArgumentError("target_delta must be given with noise, got None")
-        if self.unit == "record":
-            for name in ("l2_clip_norm", "sampling_probability", "num_records"):
-                if getattr(self, name) is None:
-                    raise InvalidArgumentError(f"unit='record' needs {name}, got None")
-
-    @property
-    def private(self) -> bool:
-        """Whether there is noise."""
-        return self.noise_multiplier is not None or self.target_epsilon is not None
-
-    @property
-    def max_cohort(self) -> int:
-        """The largest cohort that can be drawn."""
-        return self.num_clients if self.cohort_size is None else self.cohort_size
-
-    @property
-    def poisson_clients(self) -> bool:
-        """Whether each client takes part independently with `sampling_probability`."""
-        return self.unit == "client" and self.sampling_probability is not None
-
-
 def make_plan(settings: Settings, dimension: int) -> Plan:
     """The plan for a model of `dimension` coordinates; calibrates the noise where only a target is given."""
     if not settings.private:
@@ -228,7 +131,7 @@ def _open_plan(settings: Settings, dimension: int) -> Plan:
         dimension=dimension,
         unit="client",
         noise="none",
-        relation=NeighboringRelation.REPLACE_SPECIAL,
+        relation=settings.relation,
         sampler="fixed cohort",
         event=None,
         noise_multiplier=0.0,
@@ -255,7 +158,7 @@ def _client_plan(settings: Settings, dimension: int, z: float) -> Plan:
         dimension=dimension,
         unit="client",
         noise=settings.noise,
-        relation=NeighboringRelation.REPLACE_SPECIAL if q is None else NeighboringRelation.ADD_OR_REMOVE_ONE,
+        relation=settings.relation,
         sampler="fixed cohort, no amplification" if q is None else f"Poisson over clients, probability {q:g}",
         event=_event(settings, z),
         noise_multiplier=z,
@@ -281,14 +184,14 @@ def _record_plan(settings: Settings, dimension: int, z: float) -> Plan:
     # All records together: however they are spread over the clients, the sum fits the ring.
     pooled = secagg.Quantizer(
         granularity=clipper.granularity,
-        max_abs=num_records * (clip_norm + clipper.granularity),
+        max_abs=num_records * (clip_norm * (1.0 + FLOAT_SLACK) + clipper.granularity),
         num_clients=1,
     )
     return Plan(
         dimension=dimension,
         unit="record",
         noise=settings.noise,
-        relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+        relation=settings.relation,
         sampler=f"Poisson over records, probability {q:g}",
         event=_event(settings, z),
         noise_multiplier=z,
@@ -330,6 +233,7 @@ def _calibrated(settings: Settings) -> float:
         count=int(_given(settings.num_rounds)),
         target_epsilon=_given(settings.target_epsilon),
         target_delta=_given(settings.target_delta),
+        neighboring_relation=settings.relation,
     )
 
 
@@ -338,8 +242,3 @@ def _given(value: float | None) -> float:
     if value is None:
         raise AssertionError("Settings has let a plan through without a value that it needs")
     return value
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidArgumentError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

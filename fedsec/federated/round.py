@@ -10,18 +10,26 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 
-from fedsec._checks import positive
-from fedsec.errors import InvalidArgumentError, ProtocolError, UnsupportedError
+from fedsec import secagg
+from fedsec._checks import positive, whole
+from fedsec.errors import (
+    InvalidArgumentError,
+    InvalidTypeError,
+    NonFiniteError,
+    ProtocolError,
+    UnsupportedError,
+)
 from fedsec.federated import contributions
 from fedsec.federated.contributions import Contribution
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Guarantee, Plan
 
-PHASES = ("advertise", "share", "upload", "unmask")
+PHASES = tuple(phase.value for phase in secagg.PHASES)
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,10 @@ class Round:
     ) -> None:
         self.round_id = round_id
         self.cohort = cohort
-        self.contributions: dict[int, Contribution] = {}
         self.drops: dict[int, str] = {}
+        self.report: RoundReport | None = None
         self.training_seconds = 0.0
+        self._contributions: dict[int, Contribution] = {}
         self._model = model
         self._space = space
         self._plan = plan
@@ -70,7 +79,10 @@ class Round:
         self._open = True
 
     def __repr__(self) -> str:
-        return f"Round({self.round_id}, {len(self.cohort)} clients, {'open' if self._open else 'closed'})"
+        return f"Round({self.round_id}, {'open' if self._open else 'closed'})"
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError("a Round holds private contributions and cannot be pickled or copied")
 
     def model(self) -> torch.nn.Module:
         """A fresh copy of the global model, for one client to train."""
@@ -88,22 +100,25 @@ class Round:
         InvalidArgumentError
             A client outside the cohort or one that has submitted, other names or shapes, a changed
             frozen parameter, a weight that is not allowed.
+        InvalidTypeError
+            Not a model or state dict, or tensors of other dtypes.
         NonFiniteError
             NaN or infinity in the update.
         """
-        self._require_awaited(client)
+        client = self._require_awaited(client)
         positive("weight", weight)
         if self._plan.unit == "record":
             raise UnsupportedError("unit='record' clips the gradient of each record: use submit_records")
-        update = self._space.difference(local, self._model)
-        if self._plan.clipper is None:
-            self.contributions[client] = contributions.weighted(self._plan, self._space, update, weight)
-        elif weight == 1.0:
-            self.contributions[client] = contributions.clipped(
-                self._plan, self._plan.clipper, self._space, update
-            )
-        else:
+        if self._plan.private and weight != 1.0:
             raise InvalidArgumentError(f"weight must be 1 under differential privacy, got {weight!r}")
+        plan, space, clipper = self._plan, self._space, self._plan.clipper
+        update = space.difference(local, self._model)
+        self._accept(
+            client,
+            contributions.weighted(plan, space, update, weight)
+            if clipper is None
+            else contributions.clipped(plan, clipper, space, update),
+        )
 
     def submit_records(self, client: int, dataset: Any, loss: contributions.Loss) -> None:
         """Draws the client's Poisson sample, clips each record's gradient and submits their sum.
@@ -118,28 +133,44 @@ class Round:
             ``dataset[i]`` is an (input, target) pair; a `TensorDataset` is read at once.
         loss : callable
             ``loss(output, target)`` for a batch of one record: a single number.
+
+        Raises
+        ------
+        NonFiniteError
+            A record's gradient is NaN or infinite. The client is out for this round: another draw would
+            select among samples by what is in them.
+        InvalidArgumentError, InvalidTypeError, UnsupportedError
+            As for `submit`; a data set without records or with more than declared; a model that mixes
+            records.
         """
-        self._require_awaited(client)
+        client = self._require_awaited(client)
+        if not callable(loss):
+            raise InvalidTypeError(f"loss must be callable, got {loss!r}")
         records = self._plan.records
         if records is None:
             raise UnsupportedError("submit_records needs unit='record', here the unit is the client")
         seen = self._require_declared(contributions.require_records(dataset), records.num_records)
         started = time.perf_counter()
-        self.contributions[client] = (
-            contributions.privately_trained(self._plan, records, self._space, self._model, dataset, loss)
-            if self._plan.noise == "local"
-            else contributions.summed(records, self._model, dataset, loss)
-        )
+        try:
+            contribution = (
+                contributions.privately_trained(self._plan, records, self._space, self._model, dataset, loss)
+                if self._plan.noise == "local"
+                else contributions.summed(records, self._model, dataset, loss)
+            )
+        except NonFiniteError:
+            self.drops[client] = "upload"
+            raise
         self.training_seconds += time.perf_counter() - started
+        self._accept(client, contribution)
         self._records_seen = seen
 
     def drop(self, client: int, phase: str = "upload") -> None:
         """Says that a client is lost: it never sends the message of `phase`.
 
-        Who is lost while unmasking has uploaded before: its contribution counts. Who neither submits
-        nor is dropped here is lost at "upload".
+        Who is lost while unmasking has uploaded before: its contribution counts. Who does not submit is
+        lost at "upload", unless dropped at an earlier phase.
         """
-        self._require_member(client)
+        client = self._require_member(client)
         if phase not in PHASES:
             raise InvalidArgumentError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
         self.drops[client] = phase
@@ -150,41 +181,83 @@ class Round:
         Raises
         ------
         AggregationAborted
-            Too few clients are left. Nothing was released and nothing is charged; the round counts as
-            one of the planned rounds.
+            Too few clients are left. Nothing was released; the round counts as one of the planned rounds.
+            Central noise is then not charged; local noise is, for it had left the clients.
+        BudgetExceededError
+            What other rounds have spent since this one began leaves too little. Nothing was released.
         """
         self._require_open()
         self._open = False
         try:
-            return self._finish(self)
+            self.report = self._finish(self)
         finally:
             self.close()
+        return self.report
 
     def close(self) -> None:
-        """Ends the round without a release."""
+        """Ends the round; without `finish` before, nothing of it is ever released."""
         self._open = False
-        self.contributions.clear()
+        for contribution in self._contributions.values():
+            contribution.integers.fill(0)
+        self._contributions.clear()
 
-    @property
-    def dropped(self) -> dict[int, str]:
+    # The server's side, for the federation.
+
+    def lost(self) -> dict[int, str]:
         """The lost clients, each with the phase whose message it never sends."""
-        return {client: "upload" for client in self.cohort if client not in self.contributions} | self.drops
+        return {
+            c: self._phase_of_loss(c) for c in self.cohort if c in self.drops or c not in self._contributions
+        }
+
+    def vectors(self) -> dict[int, contributions.Integers]:
+        """What each of the cohort hands in; zeros for those whose upload never comes."""
+        zeros = np.zeros(self._plan.vector_length, np.int64)
+        return {c: self._contributions[c].integers if c in self.uploaders() else zeros for c in self.cohort}
+
+    def uploaders(self) -> list[int]:
+        """The clients whose contribution leaves them."""
+        lost = self.lost()
+        return [client for client in self.cohort if lost.get(client, "unmask") == "unmask"]
+
+    def figures(self) -> dict[str, Any]:
+        """What the contributions say about participants, for `OperatorFigures`."""
+        given = self._contributions
+        units = sum(c.num_units for c in given.values())
+        return {
+            "l2_norms": {client: c.l2_norm for client, c in given.items() if c.l2_norm is not None},
+            "clipped_fraction": sum(c.num_clipped for c in given.values()) / units if units else 0.0,
+        }
+
+    def _phase_of_loss(self, client: int) -> str:
+        said = self.drops.get(client, "upload")
+        return "upload" if said == "unmask" and client not in self._contributions else said
+
+    def _accept(self, client: int, contribution: Contribution) -> None:
+        if contribution.integers.size != self._plan.vector_length:
+            raise InvalidArgumentError(
+                f"the model must keep the trainable parameters that the federation was made with: "
+                f"{self._plan.vector_length} coordinates, got {contribution.integers.size}"
+            )
+        self._contributions[client] = contribution
 
     def _require_open(self) -> None:
         if not self._open:
             raise ProtocolError(f"round {self.round_id} has ended")
 
-    def _require_member(self, client: int) -> None:
+    def _require_member(self, client: int) -> int:
         self._require_open()
-        if client not in self.cohort:
-            raise InvalidArgumentError(
-                f"client must be in the cohort of round {self.round_id}, got {client!r}"
-            )
+        number = whole("client", client, minimum=0)
+        if number not in self.cohort:
+            raise InvalidArgumentError(f"client must be in the cohort of round {self.round_id}, got {number}")
+        return number
 
-    def _require_awaited(self, client: int) -> None:
-        self._require_member(client)
-        if client in self.contributions:
-            raise InvalidArgumentError(f"client {client} has submitted in round {self.round_id} already")
+    def _require_awaited(self, client: int) -> int:
+        number = self._require_member(client)
+        if number in self._contributions:
+            raise InvalidArgumentError(f"client {number} has submitted in round {self.round_id} already")
+        if number in self.drops and self.drops[number] != "unmask":
+            raise InvalidArgumentError(f"client {number} has dropped out of round {self.round_id}")
+        return number
 
     def _require_declared(self, num_records: int, declared: int) -> int:
         seen = self._records_seen + num_records

@@ -10,7 +10,7 @@ References
 [BIK+17] Bonawitz et al. Practical Secure Aggregation for Privacy-Preserving Machine Learning. CCS 2017.
 """
 
-from fedsec.secagg._machine import Phase
+from fedsec.secagg._machine import PHASES, Phase
 from fedsec.secagg.client import Client
 from fedsec.secagg.config import Config
 from fedsec.secagg.local import Outcome, aggregate
@@ -19,6 +19,7 @@ from fedsec.secagg.ring import centre, to_residues
 from fedsec.secagg.server import Server
 
 __all__ = [
+    "PHASES",
     "Client",
     "Config",
     "Outcome",

@@ -281,7 +281,7 @@ def test_the_integers_of_an_update_stay_within_the_sensitivity_that_scales_the_n
         with torch.no_grad():
             local.weight.add_(torch.randn(1, 200, generator=generator) * scale)
         rnd.submit(client, local)
-        norm = math.sqrt(sum(int(x) ** 2 for x in rnd.contributions[client].integers))
+        norm = math.sqrt(sum(int(x) ** 2 for x in rnd._contributions[client].integers))
         assert 0 < norm <= largest
 
 
@@ -321,7 +321,7 @@ def test_any_indexable_data_set_will_do_and_an_empty_draw_too():
     rnd = next(federation.rounds())
     rnd.submit_records(0, [(torch.zeros(4), torch.zeros(1))] * 10, squared_error)
     rnd.submit_records(1, shard(10), squared_error)
-    assert rnd.contributions[0].num_units == 0
+    assert rnd._contributions[0].num_units == 0
     rnd.finish()
 
 
@@ -450,7 +450,7 @@ def test_submissions_that_are_refused_leave_the_round_as_it_was():
         with pytest.raises(error, match=names) as caught:
             rnd.submit(client, local, weight)
         assert isinstance(caught.value, FedsecError)
-    assert not rnd.contributions
+    assert not rnd._contributions
     with pytest.raises(UnsupportedError, match="unit='record'"):
         rnd.submit_records(0, shard(4), squared_error)
     rnd.submit(0, rnd.model())

@@ -1,0 +1,140 @@
+"""What a user asks of a federation, checked before anything is built: refused by name where it does not fit.
+
+A plan (`fedsec.federated.plan`) is made of settings that have passed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsec._checks import open_unit, positive, probability, whole
+from fedsec.accounting import NeighboringRelation
+from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
+from fedsec.secagg.shamir import MAX_SHARES
+
+UNITS = ("client", "record")
+NOISES = ("central", "local")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `Federation` that decide a plan, validated."""
+
+    num_clients: int
+    cohort_size: int | None
+    unit: str
+    noise: str
+    l2_clip_norm: float | None
+    noise_multiplier: float | None
+    target_epsilon: float | None
+    target_delta: float | None
+    num_rounds: int | None
+    sampling_probability: float | None
+    num_records: int | None
+    secure_aggregation: bool
+    local_steps: int
+    local_learning_rate: float
+
+    def __post_init__(self) -> None:
+        whole("num_clients", self.num_clients, minimum=1)
+        if not isinstance(self.secure_aggregation, bool):
+            raise InvalidTypeError(
+                f"secure_aggregation must be True or False, got {self.secure_aggregation!r}"
+            )
+        _one_of("unit", self.unit, UNITS)
+        _one_of("noise", self.noise, NOISES)
+        whole("local_steps", self.local_steps, minimum=1)
+        positive("local_learning_rate", self.local_learning_rate)
+        if self.local_steps > 1 and (self.unit, self.noise) != ("record", "local"):
+            raise UnsupportedError(
+                "local_steps are private steps of a client: unit='record' with noise='local'"
+            )
+        if self.cohort_size is not None:
+            whole("cohort_size", self.cohort_size, minimum=1, maximum=self.num_clients)
+        if self.secure_aggregation and not 2 <= self.max_cohort <= MAX_SHARES:
+            raise InvalidArgumentError(
+                f"secure aggregation takes cohorts of 2 to {MAX_SHARES} clients, got {self.max_cohort}: "
+                "set cohort_size, or secure_aggregation=False"
+            )
+        if self.num_rounds is not None:
+            whole("num_rounds", self.num_rounds, minimum=1)
+        elif self.target_epsilon is None or self.noise_multiplier is None:
+            raise InvalidArgumentError(
+                "num_rounds=None runs until the budget is spent: it needs noise_multiplier and target_epsilon"
+            )
+        self._check_sampling()
+        self._check_privacy()
+
+    def _check_sampling(self) -> None:
+        if self.sampling_probability is not None:
+            q = probability("sampling_probability", self.sampling_probability)
+            if q == 0.0:
+                raise InvalidArgumentError(
+                    "sampling_probability must be in (0, 1], got 0.0: nobody would take part"
+                )
+        if self.num_records is not None:
+            whole("num_records", self.num_records, minimum=1)
+        if self.unit == "client" and self.sampling_probability is not None:
+            if self.cohort_size is not None:
+                raise InvalidArgumentError(
+                    "give cohort_size (fixed) or sampling_probability (Poisson), not both"
+                )
+            if self.noise == "local" or not self.private:
+                raise UnsupportedError("Poisson sampling of clients is accounted under noise='central' alone")
+            if self.secure_aggregation:
+                raise UnsupportedError(
+                    "Poisson sampling of clients together with secure aggregation: a round that aborts would "
+                    "tell how many were drawn; use cohort_size, or secure_aggregation=False"
+                )
+
+    def _check_privacy(self) -> None:
+        given = {name: getattr(self, name) for name in ("noise_multiplier", "target_epsilon")}
+        for name, value in {**given, "l2_clip_norm": self.l2_clip_norm}.items():
+            if value is not None:
+                positive(name, value)
+        if self.target_delta is not None:
+            open_unit("target_delta", self.target_delta)
+        if (self.l2_clip_norm is not None) != self.private:
+            raise InvalidArgumentError(
+                "clipping and noise come together: give l2_clip_norm with noise_multiplier or target_epsilon"
+            )
+        if self.private and self.target_delta is None:
+            raise InvalidArgumentError("target_delta must be given with noise, got None")
+        if not self.private and (self.noise == "local" or self.target_delta is not None):
+            raise InvalidArgumentError(
+                "noise='local' and target_delta belong to privacy: give l2_clip_norm, and noise_multiplier "
+                "or target_epsilon"
+            )
+        if self.unit == "client" and self.num_records is not None:
+            raise InvalidArgumentError(f"num_records belongs to unit='record', got {self.num_records}")
+        if self.unit == "record":
+            for name in ("l2_clip_norm", "sampling_probability", "num_records"):
+                if getattr(self, name) is None:
+                    raise InvalidArgumentError(f"unit='record' needs {name}, got None")
+
+    @property
+    def private(self) -> bool:
+        """Whether there is noise."""
+        return self.noise_multiplier is not None or self.target_epsilon is not None
+
+    @property
+    def max_cohort(self) -> int:
+        """The largest cohort that can be drawn."""
+        return self.num_clients if self.cohort_size is None else self.cohort_size
+
+    @property
+    def relation(self) -> NeighboringRelation:
+        """A fixed cohort's neighbour is a client that contributes zero; Poisson sampling adds or removes."""
+        if self.sampling_probability is None:
+            return NeighboringRelation.REPLACE_SPECIAL
+        return NeighboringRelation.ADD_OR_REMOVE_ONE
+
+    @property
+    def poisson_clients(self) -> bool:
+        """Whether each client takes part independently with `sampling_probability`."""
+        return self.unit == "client" and self.sampling_probability is not None
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidArgumentError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
