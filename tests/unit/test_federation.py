@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -418,6 +419,148 @@ def test_a_round_is_finished_once():
         rnd.finish()
 
 
+def test_rounds_started_side_by_side_cannot_overspend():
+    federation = federate(num_clients=2, num_rounds=10, target_epsilon=6.0, **CLIENT)
+    open_rounds = [next(federation.rounds()) for _ in range(5)]
+    for rnd in open_rounds[:-1]:
+        with pytest.raises(ProtocolError, match="has ended"):
+            rnd.submit(0, rnd.model())
+    assert federation.spent().epsilon == 0.0
+
+
+def test_the_budget_is_checked_again_before_the_release():
+    federation = federate(num_clients=2, num_rounds=10, target_epsilon=6.0, **CLIENT)
+    rnd = next(federation.rounds())
+    for client in rnd.cohort:
+        rnd.submit(client, shifted(rnd.model(), 1.0))
+    before = flat(federation.model)
+    federation._charges[-1] = federation.plan.most_charges(6.0)
+    with pytest.raises(BudgetExceededError):
+        rnd.finish()
+    assert torch.equal(flat(federation.model), before)
+    assert federation.spent().epsilon <= 6.0
+
+
+def test_a_client_whose_records_were_refused_gets_no_second_draw():
+    """Trying again until no bad record is drawn would select samples by their content."""
+    rnd = next(federate(num_clients=2, **{**RECORD, "sampling_probability": 1.0}).rounds())
+    bad = TensorDataset(torch.full((5, 4), math.nan), torch.ones(5, 1))
+    with pytest.raises(NonFiniteError):
+        rnd.submit_records(0, bad, squared_error)
+    with pytest.raises(InvalidArgumentError, match="dropped out"):
+        rnd.submit_records(0, shard(5), squared_error)
+
+
+def test_who_says_it_is_lost_at_unmask_but_never_submits_is_lost_at_upload():
+    federation = federate(num_clients=4, noise="local", **CLIENT)
+    rnd = next(federation.rounds())
+    for client in range(3):
+        rnd.submit(client, rnd.model())
+    rnd.drop(3, "unmask")
+    report = rnd.finish()
+    assert report.operator_only.survivors == (0, 1, 2)
+    assert federation.client_epsilon(3) == 0.0
+
+
+def test_local_noise_with_nobody_there_charges_nobody():
+    federation = federate(num_clients=2, noise="local", secure_aggregation=False, **CLIENT)
+    report = next(federation.rounds()).finish()
+    assert report.released.epsilon == 0.0
+
+
+def test_weights_that_vanish_on_the_grid_are_refused_not_divided_by():
+    federation = federate(num_clients=2)
+    before = flat(federation.model)
+    rnd = next(federation.rounds())
+    for client in rnd.cohort:
+        rnd.submit(client, rnd.model(), weight=1e-30)
+    with pytest.raises(InvalidArgumentError, match="weights"):
+        rnd.finish()
+    assert torch.equal(flat(federation.model), before)
+
+
+def test_a_model_whose_trainable_parameters_change_is_refused():
+    model = linear()
+    federation = federate(model, num_clients=2, **RECORD)
+    model.bias.requires_grad_(requires_grad=False)
+    rnd = next(federation.rounds())
+    with pytest.raises(InvalidArgumentError, match="5 coordinates, got 4"):
+        rnd.submit_records(0, shard(5), squared_error)
+    assert federation.spent().epsilon == 0.0
+
+
+@pytest.mark.parametrize("number", [1.0, True, "1", None])
+def test_clients_are_whole_numbers(number):
+    rnd = next(federate(num_clients=2).rounds())
+    with pytest.raises(InvalidTypeError, match="client must be a whole number"):
+        rnd.submit(number, rnd.model())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float64, torch.float16])
+@pytest.mark.parametrize("privacy", [{}, CLIENT])
+def test_other_dtypes_are_not_cast_silently(dtype, privacy):
+    rnd = next(federate(num_clients=2, **privacy).rounds())
+    state = {name: tensor.to(dtype) for name, tensor in rnd.model().state_dict().items()}
+    with pytest.raises(InvalidTypeError, match=r"must have dtype torch.float32, got"):
+        rnd.submit(0, state)
+
+
+def test_what_is_not_finite_is_named_also_without_privacy():
+    rnd = next(federate(num_clients=2).rounds())
+    local = rnd.model()
+    with torch.no_grad():
+        local.bias.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match="bias"):
+        rnd.submit(0, local)
+
+
+def test_stopping_early_counts_for_every_answer():
+    federation = federate(num_clients=2, num_rounds=20, **CLIENT)
+    for rnd in federation.rounds(stop=lambda report: True):
+        for client in rnd.cohort:
+            rnd.submit(client, rnd.model())
+        rnd.finish()
+    assert federation.client_epsilon(0) == federation.spent().epsilon == federation.plan.epsilon(20)
+
+
+def test_stopping_a_run_that_goes_on_to_the_budget_states_the_budgets_rounds():
+    federation = federate(num_clients=2, num_rounds=None, target_epsilon=15.0, **CLIENT)
+    for rnd in federation.rounds(stop=lambda report: True):
+        for client in rnd.cohort:
+            rnd.submit(client, rnd.model())
+        rnd.finish()
+    spent = federation.spent()
+    assert spent.epsilon <= 15.0 < federation.plan.epsilon(spent.rounds_charged + 1)
+    assert spent.rounds_charged > 1
+
+
+def test_stop_must_be_callable_before_anything_runs():
+    with pytest.raises(InvalidTypeError, match="stop must be callable, got 5"):
+        federate(num_clients=2).rounds(stop=5)
+
+
+def test_neither_federations_nor_rounds_are_copied():
+    federation = federate(num_clients=2, **CLIENT)
+    rnd = next(federation.rounds())
+    for secretive in (federation, rnd):
+        with pytest.raises(InvalidTypeError, match="cannot be pickled or copied"):
+            copy.deepcopy(secretive)
+        with pytest.raises(InvalidTypeError):
+            pickle.dumps(secretive)
+
+
+def test_nothing_private_is_printed():
+    federation = federate(num_clients=2, **CLIENT)
+    rnd = next(federation.rounds())
+    rnd.submit(0, shifted(rnd.model(), 7.25))
+    contribution = rnd._contributions[0]
+    assert "array" not in repr(contribution)
+    assert "cohort" not in repr(rnd)
+    integers = contribution.integers
+    rnd.close()
+    assert not integers.any()
+
+
 def test_stopping_on_a_metric_states_the_planned_rounds():
     federation = federate(num_clients=2, num_rounds=20, **CLIENT)
     for rnd in federation.rounds(stop=lambda report: report.round_id == 2):
@@ -513,6 +656,12 @@ REFUSED = [
     ({**RECORD, "num_records": 0}, InvalidArgumentError, "num_records"),
     ({**CLIENT, "local_steps": 2}, UnsupportedError, "local_steps"),
     ({"unit": "record", "sampling_probability": 0.5, "num_records": 9}, InvalidArgumentError, "l2_clip_norm"),
+    ({"strategy": "FedAvg"}, InvalidTypeError, "strategy"),
+    ({"strategy": fedsec.FedAvg}, InvalidTypeError, "strategy"),
+    ({"noise": "local"}, InvalidArgumentError, "belong to privacy"),
+    ({"target_delta": 1e-5}, InvalidArgumentError, "belong to privacy"),
+    ({"num_records": 100}, InvalidArgumentError, "num_records"),
+    ({"secure_aggregation": "no"}, InvalidTypeError, "'no'"),
     ({"model": "linear"}, InvalidTypeError, "str"),
     ({"model": torch.nn.Flatten()}, InvalidArgumentError, "floating-point"),
     ({"num_clients": 300}, InvalidArgumentError, "255"),
