@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -215,7 +214,9 @@ def demo(data: str, threads: int, as_json: bool, path: str | None, **choices: An
         result = run.run(dataset, options, on_round)
     report = show.report(result)
     if target is not None:
-        _say_saved(target, show.save(report, result, target))
+        drawn = show.save(report, result, target)
+        beside = " and its .png" if drawn else "; a picture needs matplotlib: pip install 'fedsec[plot]'"
+        click.echo(f"wrote {target}{beside}", err=True)
     if as_json:
         click.echo(report.json(), nl=False)
     else:
@@ -251,8 +252,3 @@ def _torch() -> Any:
     except ImportError:
         raise MissingExtraError("fedsec demo needs torch: pip install 'fedsec[demo]'") from None
     return torch
-
-
-def _say_saved(target: Path, picture: Path | None) -> None:
-    beside = f" and {picture}" if picture else "; a picture needs matplotlib: pip install 'fedsec[plot]'"
-    click.echo(f"wrote {target}{beside}", err=True)

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedsec.demo import run as demo
-from fedsec.report import Report, write
+from fedsec.errors import MissingExtraError
+from fedsec.report import Report, plots, write
 
 _RELATIONS = {"ADD_OR_REMOVE_ONE": "one record added or removed"}
 _NOISES = {
@@ -113,24 +114,19 @@ def print_tables(console: Console, shown: Report) -> None:
         console.print(note)
 
 
-def save(shown: Report, result: demo.Result, target: Path) -> Path | None:
-    """Writes the report, and a picture beside it where matplotlib is installed; returns its path."""
-    picture = target.with_suffix(".png")
+def save(shown: Report, result: demo.Result, target: Path) -> bool:
+    """Writes the report, with a picture beside it where matplotlib is installed; returns whether it is."""
     try:
-        from fedsec.report.plots import accuracy_and_epsilon
-
-        accuracy_and_epsilon(
-            picture,
+        picture = plots.accuracy_and_epsilon(
             [step.accuracy for step in result.history],
             [step.epsilon for step in result.history],
             result.accuracy_without_privacy,
             shown.title,
         )
-    except ImportError:
-        write(shown, target)
-        return None
-    write(shown, target, picture.name)
-    return picture
+    except MissingExtraError:
+        picture = None
+    write(shown, target, picture)
+    return picture is not None
 
 
 def _result_table(result: demo.Result) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,25 +50,33 @@ def require_target(path: str) -> Path:
     target = Path(path)
     if target.suffix not in SUFFIXES:
         raise InvalidArgumentError(f"a report must end in {' or '.join(SUFFIXES)}, got {path!r}")
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise InvalidArgumentError(
-            f"a report must be a file in a directory that can be written, got {path!r}"
-        )
+    for file in (target, picture_of(target)):
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            raise InvalidArgumentError(
+                f"a report must be a file in a directory that can be written, got {file}"
+            )
     return target
 
 
-def write(report: Report, target: Path, picture: str | None = None) -> None:
-    """Writes the report in the format of the target's suffix, all or nothing."""
-    text = report.json() if target.suffix == ".json" else report.markdown(picture)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+def picture_of(target: Path) -> Path:
+    """Where a report's picture goes: beside it."""
+    return target.with_suffix(".png")
+
+
+def write(report: Report, target: Path, picture: bytes | None = None) -> None:
+    """Writes the report in the format of the target's suffix, with its picture beside it, all or nothing."""
+    shown = picture_of(target)
+    text = report.json() if target.suffix == ".json" else report.markdown(shown.name if picture else None)
+    files = {target: text.encode()} | ({shown: picture} if picture else {})
+    drafts = {file: file.with_name(f".{file.name}.{os.getpid()}") for file in files}
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        for file, contents in files.items():
+            drafts[file].write_bytes(contents)
+        for file, draft in drafts.items():
+            draft.replace(file)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:

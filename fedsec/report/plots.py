@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from fedsec.errors import MissingExtraError
 
 
 def accuracy_and_epsilon(
-    target: Path, accuracy: Sequence[float], epsilon: Sequence[float], reference: float, title: str
-) -> None:
+    accuracy: Sequence[float], epsilon: Sequence[float], reference: float, title: str
+) -> bytes:
     """A PNG with accuracy (left axis, the level reached without privacy dashed) and epsilon over rounds."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,4 +28,6 @@ def accuracy_and_epsilon(
     right.plot(rounds, epsilon, color="tab:red", label="epsilon")
     right.set(ylabel="epsilon (upper bound)", ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(target, dpi=120, format="png")
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, format="png")
+    return png.getvalue()

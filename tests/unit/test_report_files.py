@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fedsec.errors import InvalidArgumentError, MissingExtraError
-from fedsec.report import Report, require_target, write
+from fedsec.report import Report, plots, require_target, write
 
 REPORT = Report(
     title="A run",
@@ -20,8 +20,9 @@ REPORT = Report(
 
 def test_markdown_has_the_tables_the_notes_and_the_picture(tmp_path):
     target = require_target(str(tmp_path / "run.md"))
-    write(REPORT, target, "run.png")
+    write(REPORT, target, b"picture")
     lines = target.read_text().splitlines()
+    assert (tmp_path / "run.png").read_bytes() == b"picture"
     assert lines[0] == "# A run"
     assert "| accuracy | 0.9 |" in lines
     assert "That is all." in lines
@@ -41,30 +42,40 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path, name):
         require_target(str(tmp_path / name))
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    target = tmp_path / "run.json"
+def test_a_failed_write_leaves_the_old_files_and_no_other(tmp_path, monkeypatch):
+    target, picture = tmp_path / "run.json", tmp_path / "run.png"
     target.write_text("old")
-    broken = Report("x", {}, (), {"value": object()})
+    picture.write_text("old picture")
     with pytest.raises(TypeError):
-        write(broken, target)
-    assert target.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+        write(Report("x", {}, (), {"value": object()}), target, b"new")
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.write_bytes", full_disk)
+        with pytest.raises(OSError, match="full"):
+            write(REPORT, target, b"new")
+    assert (target.read_text(), picture.read_text()) == ("old", "old picture")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "run.png"]
 
 
-def test_a_picture_is_a_png(tmp_path):
-    plots = pytest.importorskip("fedsec.report.plots")
+def full_disk(path, contents):
+    path.write_text("half")
+    raise OSError("the disk is full")
+
+
+def test_a_picture_that_cannot_be_written_is_refused_beforehand(tmp_path):
+    (tmp_path / "run.png").mkdir()
+    with pytest.raises(InvalidArgumentError, match=r"run\.png"):
+        require_target(str(tmp_path / "run.md"))
+
+
+def test_a_picture_is_a_png():
     pytest.importorskip("matplotlib")
-    target = tmp_path / "run.png"
-    plots.accuracy_and_epsilon(target, [0.1, 0.5], [0.4, 0.6], 0.9, "A run")
-    assert target.read_bytes().startswith(b"\x89PNG")
+    assert plots.accuracy_and_epsilon([0.1, 0.5], [0.4, 0.6], 0.9, "A run").startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    from fedsec.report import plots
-
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"fedsec\[plot\]"):
-        plots.accuracy_and_epsilon(tmp_path / "run.png", [0.1], [0.1], 0.9, "x")
+        plots.accuracy_and_epsilon([0.1], [0.1], 0.9, "x")
 
 
 def test_reports_load_no_matplotlib():
