@@ -29,6 +29,12 @@ _POISSON_ONLY = (
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+class _Whole(click.IntRange):
+    """A whole number of at least 1; refusals say so."""
+
+    name = "whole number of at least 1"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `fedsec` on the arguments (by default this process's) and return its exit status."""
     try:
@@ -78,7 +84,7 @@ def _sampling_options(command: _Command) -> _Command:
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option("--accountant", type=click.Choice(["rdp"]), default="rdp", show_default=True),
         click.option("--delta", type=float, required=True, help="In (0, 1)."),
-        click.option("--steps", type=click.IntRange(1, 2**53), required=True, help="How many noisy steps."),
+        click.option("--steps", type=_Whole(1, 2**53), required=True, help="How many noisy steps."),
         click.option(
             "--sampling-probability",
             type=float,
@@ -193,7 +199,7 @@ def _upwards(value: float) -> float:
 @click.option("--delta", type=float, default=1e-5, show_default=True)
 @click.option("--noise", default="central", show_default=True, help="central, or local: trusting nobody.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of model, partition and lost clients.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch.")
+@click.option("--threads", type=_Whole(1), default=1, show_default=True, help="Of torch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--report", "path", help="Write a report, .md or .json, and a picture beside it.")
 def demo(data: str, threads: int, as_json: bool, path: str | None, **choices: Any) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def load(source: str | os.PathLike[str]) -> DataSet:
     MissingExtraError
         scikit-learn is not installed.
     """
-    if not isinstance(source, (str, os.PathLike)):
+    if not isinstance(cast(object, source), (str, os.PathLike)) or not os.fspath(source):
         raise InvalidTypeError(f"source must be 'digits' or a path, got {source!r}")
     if source == "digits":
         return _digits()

@@ -706,3 +706,21 @@ def test_the_model_that_is_handed_out_is_a_copy():
 def test_strategies_validate(rate, momentum):
     with pytest.raises(InvalidArgumentError):
         fedsec.FedAvg(rate, momentum)
+
+
+def test_the_noise_follows_from_the_clippers_own_sensitivity():
+    """Twice the bound, twice the noise; and never less than the clipper's integers can move, times z."""
+    plans = [federate(**{**RECORD, "l2_clip_norm": c}).plan for c in (0.5, 1.0)]
+    for plan in plans:
+        records = plan.records
+        least = records.clipper.integer_l2_sensitivity(plan.dimension) * plan.noise_multiplier
+        assert least <= plan.integer_stddev <= 1.001 * least
+        assert records.clipper.granularity == plan.quantizer.granularity
+    noise = [plan.integer_stddev * plan.quantizer.granularity for plan in plans]
+    assert noise[1] == pytest.approx(2 * noise[0], rel=1e-3)
+
+
+def test_the_ring_holds_every_sum_of_the_declared_records():
+    plan = federate(**RECORD).plan
+    largest_record = plan.records.clipper.integer_l2_sensitivity(1)
+    assert 2 ** (plan.quantizer.modulus_bits - 1) > 40 * largest_record
