@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from fedsec.measure.timing import medians
 def masked_sum(num_seeds: int = 100, length: int = 100_000, repeats: int = 7) -> dict[str, Any]:
     """Seconds for `num_seeds` masks of `length` 32-bit words, and ratios to two peers in the same run.
 
-    Peers: numpy adding as many ready uint32 vectors (no generator at all), and OpenSSL's ChaCha20 through
-    `cryptography` with numpy's addition.
+    Peers: numpy adding as many ready uint32 vectors (no generator at all); OpenSSL's ChaCha20 through
+    `cryptography` with numpy's addition; and generators that are not cryptographic, numpy's PCG64 and, where
+    it is installed, torch's Mersenne Twister, each with its library's addition.
     """
     rng = np.random.default_rng(0)
     seeds = rng.integers(0, 256, (num_seeds, 32), dtype=np.uint8)
@@ -33,14 +36,17 @@ def masked_sum(num_seeds: int = 100, length: int = 100_000, repeats: int = 7) ->
             cipher = Cipher(algorithms.ChaCha20(seed.tobytes(), bytes(16)), mode=None)
             np.add(out, np.frombuffer(cipher.encryptor().update(zeros), np.uint32), out=out)
 
-    seconds = medians(
-        {
-            "fedsec": lambda: masks.accumulate(out, seeds, signs),
-            "numpy, ready vectors": with_numpy,
-            "OpenSSL and numpy": with_openssl,
-        },
-        repeats,
-    )
+    def with_pcg64() -> None:
+        for _ in range(num_seeds):
+            np.add(out, rng.integers(0, 2**32, length, dtype=np.uint32), out=out)
+
+    peers = {
+        "numpy, ready vectors": with_numpy,
+        "OpenSSL ChaCha20 and numpy": with_openssl,
+        "numpy PCG64": with_pcg64,
+        **_torch_peer(num_seeds, length),
+    }
+    seconds = medians({"fedsec": lambda: masks.accumulate(out, seeds, signs), **peers}, repeats)
     return {
         "what": f"masked sum, {num_seeds} seeds, {length} words of 32 bits, chacha20",
         "backend": _kernels.best_backend.name,
@@ -48,6 +54,20 @@ def masked_sum(num_seeds: int = 100, length: int = 100_000, repeats: int = 7) ->
         "gigabytes_a_second": 4e-9 * num_seeds * length / seconds["fedsec"],
         "speed_over": {name: t / seconds["fedsec"] for name, t in seconds.items() if name != "fedsec"},
     }
+
+
+def _torch_peer(num_seeds: int, length: int) -> dict[str, Callable[[], None]]:
+    if not find_spec("torch"):
+        return {}
+    import torch
+
+    out = torch.zeros(length, dtype=torch.int32)
+
+    def with_torch() -> None:
+        for _ in range(num_seeds):
+            out.add_(torch.randint(-(2**31), 2**31, (length,), dtype=torch.int32))
+
+    return {"torch Mersenne Twister": with_torch}
 
 
 def describe(result: dict[str, Any]) -> list[str]:
