@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
 
 from fedsec import _kernels
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 Randomness = Callable[[int], bytes]
+Secret = TypeVar("Secret")
 
 
 def draw(length: int, insecure_randomness: Randomness | None = None) -> bytearray:
@@ -33,6 +35,25 @@ def wipe(secret: object) -> None:
     elif dataclasses.is_dataclass(secret):
         for field in dataclasses.fields(secret):
             wipe(getattr(secret, field.name))
+
+
+@contextmanager
+def wiping(secret: Secret) -> Iterator[Secret]:
+    """Wipes when the block is left, whichever way: what one step makes and needs no longer."""
+    try:
+        yield secret
+    finally:
+        wipe(secret)
+
+
+@contextmanager
+def wiping_on_error(secret: Secret) -> Iterator[Secret]:
+    """Wipes when the block fails: what lives on if it does not."""
+    try:
+        yield secret
+    except BaseException:
+        wipe(secret)
+        raise
 
 
 class Unpicklable:

@@ -2,7 +2,8 @@
 
 Everything from the server passes through `Client.receive`, the one choke point. Each phase has a frozen
 state with the secrets that the rest of the session still needs; a step makes the next state of copies,
-and the state left behind is wiped whole. Whatever goes wrong with a message wipes the session for good.
+and the state left behind is wiped whole. Whatever goes wrong with a message wipes the session for good,
+and what the step had made so far with it.
 What the caller does wrong (a vector twice, a message before `start`) leaves the session as it was.
 
 References
@@ -12,8 +13,10 @@ References
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +27,7 @@ from fedsec._checks import whole
 from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError, ProtocolError
 from fedsec.secagg import keys, masking, messages, ring, shamir
 from fedsec.secagg._machine import CLIENT, Phase
-from fedsec.secagg._secrets import Randomness, Unpicklable, draw, wipe
+from fedsec.secagg._secrets import Randomness, Unpicklable, draw, wipe, wiping, wiping_on_error
 from fedsec.secagg.config import MAX_CLIENT_ID, Config
 from fedsec.secagg.keys import KEY_BYTES, Binding, Party
 from fedsec.secagg.masking import Term
@@ -82,7 +85,8 @@ class Client(Unpicklable):
 
     Guarantees: for each peer at most one kind of share ever leaves the client, once, whatever the server
     sends, and from however many threads; the vector leaves once, under the self mask and the masks of at
-    least `threshold` - 1 peers.
+    least `threshold` - 1 peers. In a forked process the client only aborts: two copies would be two
+    answerers with the same keys.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Client(Unpicklable):
         self._vector: npt.NDArray[Any] | None = None
         # Two threads with two lists of survivors must not both be answered.
         self._turn = threading.RLock()
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"<secagg.Client {self._id}, phase {self._phase.value}>"
@@ -116,11 +121,12 @@ class Client(Unpicklable):
 
     def start(self) -> bytes:
         """The first message: public keys, fresh for this session [BIK+17, round 0]."""
-        if self._phase is not Phase.ADVERTISE:
-            raise ProtocolError(f"start must be called once, at first; the phase is {self._phase.value}")
-        state = _Advertised(self._draw(), self._draw())
-        self._state, self._phase = state, Phase.SHARE
-        return self._frame(Kind.ADVERTISE, messages.encode_advertise(_public(state)))
+        with self._own_turn():
+            if self._phase is not Phase.ADVERTISE:
+                raise ProtocolError(f"start must be called once, at first; the phase is {self._phase.value}")
+            state = _Advertised(self._draw(), self._draw())
+            self._state, self._phase = state, Phase.SHARE
+            return self._frame(Kind.ADVERTISE, messages.encode_advertise(_public(state)))
 
     def submit(self, vector: npt.NDArray[np.integer[Any]]) -> None:
         """Hands over the vector to be summed, (config.vector_length,) integers, once, before its upload.
@@ -128,16 +134,12 @@ class Client(Unpicklable):
         Signed values in [-2^(b-1), 2^(b-1)) or unsigned ones below 2^b; others, and floats, are refused.
         A copy is kept until the upload.
         """
-        if self._phase in (Phase.UNMASK, Phase.DONE, Phase.ABORTED):
-            raise ProtocolError(f"a vector is no longer taken in phase {self._phase.value}")
-        if self._vector is not None:
-            raise ProtocolError("a vector has been submitted already")
-        residues = ring.to_residues(vector, self._config.modulus_bits)
-        if len(residues) != self._config.vector_length:
-            raise InvalidArgumentError(
-                f"vector must have length {self._config.vector_length}, got {len(residues)}"
-            )
-        self._vector = residues
+        with self._own_turn():
+            if self._phase in (Phase.UNMASK, Phase.DONE, Phase.ABORTED):
+                raise ProtocolError(f"a vector is no longer taken in phase {self._phase.value}")
+            if self._vector is not None:
+                raise ProtocolError("a vector has been submitted already")
+            self._vector = self._residues(vector)
 
     def receive(self, message: bytes) -> bytes:
         """Takes the server's message and returns the answer to it.
@@ -152,7 +154,7 @@ class Client(Unpicklable):
             The message is not bytes; nothing has changed.
         """
         received = messages.require_bytes(message)
-        with self._turn:
+        with self._own_turn():
             self._require_ready()
             try:
                 return self._step(received)
@@ -168,6 +170,25 @@ class Client(Unpicklable):
             if self._vector is not None:
                 self._vector.fill(0)
             self._vector = None
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """One thread at a time, and only in the process that made the client."""
+        if os.getpid() != self._process:
+            # The lock may have been held by a thread that the fork left behind.
+            self._turn = threading.RLock()
+            self.abort()
+            raise ProtocolError("the client was made by another process, which alone may go on with it")
+        with self._turn:
+            yield
+
+    def _residues(self, vector: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+        residues = ring.to_residues(vector, self._config.modulus_bits)
+        if len(residues) != self._config.vector_length:
+            raise InvalidArgumentError(
+                f"vector must have length {self._config.vector_length}, got {len(residues)}"
+            )
+        return residues
 
     def _require_ready(self) -> None:
         if self._phase is Phase.ABORTED:
@@ -195,50 +216,67 @@ class Client(Unpicklable):
         """[BIK+17, round 1]: splits self mask and mask key, seals a share of each for every peer."""
         roster = messages.decode_roster(body)
         self._require_roster(roster, _public(state))
-        binding = keys.bind(self._config, body)
-        self_mask = self._draw()
-        self_mask_shares, mask_key_shares = self._split(self_mask), self._split(state.masking)
-        me = Party(self._id, roster[self._id].sealing)
-        sealed, opening = {}, {}
-        for peer in roster.keys() - {self._id}:
-            x = self._config.abscissa(peer)
-            pair = self_mask_shares[x] + mask_key_shares[x]
-            other = Party(peer, roster[peer].sealing)
-            sealed[peer], opening[peer] = _seal(binding, state.sealing, pair, me, other)
-            wipe(pair)
-        own_share = bytearray(self_mask_shares[self._config.abscissa(self._id)])
-        wipe([self_mask_shares, mask_key_shares])
-        commitment = keys.commitment(binding, self_mask, Party(self._id, roster[self._id].masking))
-        answer = self._frame(Kind.SHARE, messages.encode_share(commitment, sealed))
-        return answer, _Shared(bytearray(state.masking), self_mask, own_share, roster, binding, opening)
+        binding, own_share = keys.bind(self._config, body), bytearray(KEY_BYTES)
+        shared = _Shared(bytearray(state.masking), self._draw(), own_share, roster, binding, {})
+        with wiping_on_error(shared):
+            sealed = self._seal_shares(state.sealing, shared)
+            owner = Party(self._id, roster[self._id].masking)
+            commitment = keys.commitment(binding, shared.self_mask, owner)
+            return self._frame(Kind.SHARE, messages.encode_share(commitment, sealed)), shared
+
+    def _seal_shares(self, sealing: bytearray, shared: _Shared) -> dict[int, bytes]:
+        """What goes to each peer; our own share, and what opens the peers' ones, goes into the state."""
+        with (
+            wiping(self._split(shared.self_mask)) as self_mask_shares,
+            wiping(self._split(shared.masking)) as mask_key_shares,
+        ):
+            shared.own_share[:] = self_mask_shares[self._config.abscissa(self._id)]
+            sealed = {}
+            for peer in sorted(shared.roster.keys() - {self._id}):
+                x = self._config.abscissa(peer)
+                with wiping(self_mask_shares[x] + mask_key_shares[x]) as pair:
+                    sealed[peer], shared.opening[peer] = self._seal(sealing, shared, pair, peer)
+            return sealed
+
+    def _seal(
+        self, sealing: bytearray, shared: _Shared, pair: bytearray, peer: int
+    ) -> tuple[bytes, bytearray]:
+        """A pair of shares for a peer, and the key that will open its pair for us."""
+        me, other = (Party(client, shared.roster[client].sealing) for client in (self._id, peer))
+        with (
+            wiping(keys.agree(sealing, other)) as agreed,
+            wiping(keys.sealing_key(shared.binding, agreed, me, other)) as key,
+        ):
+            sealed = keys.seal(shared.binding, key, pair, me, other)
+            return sealed, keys.sealing_key(shared.binding, agreed, other, me)
 
     def _upload(self, state: _Shared, body: bytes) -> tuple[bytes, _Uploaded]:
         """[BIK+17, round 2]: y_u = x_u + PRG(b_u) + the sum of +-PRG(s_uv) over the peers that shared."""
         delivery = messages.decode_delivery(body)
         self._require_members("delivery", delivery, state.opening)
         self._require_threshold("shared keys", len(delivery) + 1)
-        held = self._open(state, delivery)
         residues, bits = cast(npt.NDArray[Any], self._vector), self._config.modulus_bits
-        masking.add(self._config, residues, self._mask_terms(state, delivery))
+        with wiping_on_error(_Uploaded({self._id: bytearray(state.own_share)}, {})) as held:
+            self._open(state, delivery, held)
+            masking.add(self._config, residues, self._mask_terms(state, delivery))
+            answer = self._frame(Kind.UPLOAD, ring.pack(residues, bits))
         self._vector = None
-        return self._frame(Kind.UPLOAD, ring.pack(residues, bits)), held
+        return answer, held
 
-    def _open(self, state: _Shared, delivery: Mapping[int, bytes]) -> _Uploaded:
+    def _open(self, state: _Shared, delivery: Mapping[int, bytes], held: _Uploaded) -> None:
         me = Party(self._id, state.roster[self._id].sealing)
-        held = _Uploaded({self._id: bytearray(state.own_share)}, {})
         for peer, sealed in delivery.items():
             sender = Party(peer, state.roster[peer].sealing)
-            pair = keys.unseal(state.binding, state.opening[peer], sealed, sender, me)
-            held.self_mask_shares[peer] = pair[:KEY_BYTES]
-            held.mask_key_shares[peer] = pair[KEY_BYTES:]
-            wipe(pair)
-        return held
+            with wiping(keys.unseal(state.binding, state.opening[peer], sealed, sender, me)) as pair:
+                held.self_mask_shares[peer] = pair[:KEY_BYTES]
+                held.mask_key_shares[peer] = pair[KEY_BYTES:]
 
-    def _mask_terms(self, state: _Shared, peers: Collection[int]) -> list[Term]:
+    def _mask_terms(self, state: _Shared, peers: Collection[int]) -> Iterator[Term]:
         me = Party(self._id, state.roster[self._id].masking)
-        others = [Party(peer, state.roster[peer].masking) for peer in peers]
-        pairs = [masking.pair_term(state.binding, state.masking, me, other, uploader=me) for other in others]
-        return [Term(keys.self_seed(state.binding, state.self_mask, me), 1), *pairs]
+        yield Term(keys.self_seed(state.binding, state.self_mask, me), 1)
+        for peer in peers:
+            other = Party(peer, state.roster[peer].masking)
+            yield masking.pair_term(state.binding, state.masking, me, other, uploader=me)
 
     def _unmask(self, state: _Uploaded, body: bytes) -> tuple[bytes, _State]:
         """[BIK+17, round 4]: of survivors the share of b_u, of the others the share of the mask key."""
@@ -285,18 +323,6 @@ class Client(Unpicklable):
 
 def _public(state: _Advertised) -> PublicKeys:
     return PublicKeys(keys.public_key(state.sealing), keys.public_key(state.masking))
-
-
-def _seal(
-    binding: Binding, secret: bytearray, pair: bytearray, me: Party, other: Party
-) -> tuple[bytes, bytearray]:
-    """A pair of shares for `other`, and the key that will open its pair for us."""
-    shared = keys.agree(secret, other)
-    key = keys.sealing_key(binding, shared, me, other)
-    sealed = keys.seal(binding, key, pair, me, other)
-    opening = keys.sealing_key(binding, shared, other, me)
-    wipe([shared, key])
-    return sealed, opening
 
 
 _STEPS: dict[Kind, Callable[[Client, Any, bytes], tuple[bytes, _State]]] = {

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedsec._kernels import Buffer
 from fedsec.errors import ProtocolError
-from fedsec.secagg._secrets import wipe
+from fedsec.secagg._secrets import wiping
 from fedsec.secagg.config import Config
 
 KEY_BYTES = 32
@@ -81,10 +81,8 @@ def require_usable(peer: Party) -> None:
 
 def pair_seed(binding: Binding, secret: Buffer, mine: Party, other: Party) -> bytearray:
     """The seed of the mask that two clients share, from one's mask key and the other's public one: s_uv."""
-    shared = agree(secret, other)
-    seed = _derive(shared, binding, _context(binding, b"pairwise mask", *sorted((mine, other))))
-    wipe(shared)
-    return seed
+    with wiping(agree(secret, other)) as shared:
+        return _derive(shared, binding, _context(binding, b"pairwise mask", *sorted((mine, other))))
 
 
 def self_seed(binding: Binding, self_mask: Buffer, owner: Party) -> bytearray:

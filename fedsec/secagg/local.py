@@ -24,7 +24,7 @@ class Outcome:
 
     Attributes
     ----------
-    sum : (d,) residues mod 2**modulus_bits, of the lane dtype
+    sum : (d,) residues mod 2**modulus_bits, of the lane dtype; exact, so not in the repr
     survivors : ids of the clients whose vectors are in the sum, ascending
     dropped : the phase whose message was missing, by client id; "unmask" is after the upload, so that
         such a client is among the survivors
@@ -32,7 +32,7 @@ class Outcome:
     bytes_per_client : the most that one client sent
     """
 
-    sum: npt.NDArray[Any]
+    sum: npt.NDArray[Any] = field(repr=False)
     survivors: tuple[int, ...]
     dropped: dict[int, str]
     seconds: dict[str, dict[str, float]]

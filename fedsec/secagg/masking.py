@@ -11,8 +11,9 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +21,16 @@ import numpy.typing as npt
 from fedsec import masks
 from fedsec._kernels import Buffer
 from fedsec.secagg import keys
-from fedsec.secagg._secrets import wipe
+from fedsec.secagg._secrets import wiping
 from fedsec.secagg.config import Config
 from fedsec.secagg.keys import Binding, Party
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """One mask in an upload: its seed, and whether it is added or subtracted."""
 
-    seed: bytearray
+    seed: bytearray = field(repr=False)
     sign: int
 
 
@@ -38,19 +40,22 @@ def pair_term(binding: Binding, secret: Buffer, holder: Party, other: Party, upl
     return Term(keys.pair_seed(binding, secret, holder, other), 1 if uploader.client_id == higher else -1)
 
 
-def add(config: Config, vector: npt.NDArray[Any], terms: Sequence[Term]) -> None:
+def add(config: Config, vector: npt.NDArray[Any], terms: Iterable[Term]) -> None:
     """Adds masks to a vector of residues, in place, and wipes their seeds."""
     _accumulate(config, vector, terms, 1)
 
 
-def subtract(config: Config, vector: npt.NDArray[Any], terms: Sequence[Term]) -> None:
+def subtract(config: Config, vector: npt.NDArray[Any], terms: Iterable[Term]) -> None:
     """Takes masks off again, in place, and wipes their seeds."""
     _accumulate(config, vector, terms, -1)
 
 
-def _accumulate(config: Config, vector: npt.NDArray[Any], terms: Sequence[Term], factor: int) -> None:
-    joined = bytearray().join(term.seed for term in terms)
-    seeds = np.frombuffer(joined, np.uint8).reshape(len(terms), -1)
-    signs = np.array([factor * term.sign for term in terms], np.int8)
-    masks.accumulate(vector, seeds, signs, config.modulus_bits, config.prg)
-    wipe([joined, *(term.seed for term in terms)])
+def _accumulate(config: Config, vector: npt.NDArray[Any], terms: Iterable[Term], factor: int) -> None:
+    taken: list[Term] = []
+    with wiping(taken):
+        # One by one into the list, so that those made before one fails are wiped as well.
+        taken.extend(terms)
+        with wiping(bytearray().join(term.seed for term in taken)) as joined:
+            seeds = np.frombuffer(joined, np.uint8).reshape(len(taken), -1)
+            signs = np.array([factor * term.sign for term in taken], np.int8)
+            masks.accumulate(vector, seeds, signs, config.modulus_bits, config.prg)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fedsec.errors import InvalidTypeError, ProtocolError
@@ -53,11 +54,12 @@ class PublicKeys(NamedTuple):
     masking: bytes
 
 
-class Unmasking(NamedTuple):
+@dataclass(frozen=True)
+class Unmasking:
     """One share of one of a peer's secrets."""
 
     of: ShareOf
-    share: bytes | bytearray
+    share: bytes | bytearray = field(repr=False)
 
 
 def frame(kind: Kind, config: Config, client_id: int, body: bytes) -> bytes:

@@ -13,7 +13,8 @@ References
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from fedsec._checks import whole
 from fedsec.errors import AggregationAborted, InvalidTypeError, ProtocolError
 from fedsec.secagg import keys, masking, messages, ring, shamir
 from fedsec.secagg._machine import PHASES, SERVER, Phase
-from fedsec.secagg._secrets import Unpicklable, wipe
+from fedsec.secagg._secrets import Unpicklable, wipe, wiping
 from fedsec.secagg.config import MAX_CLIENT_ID, Config
 from fedsec.secagg.keys import Binding, Party
 from fedsec.secagg.masking import Term
@@ -54,6 +55,7 @@ class Server(Unpicklable):
     with `ProtocolError`, and the session stands as before: its sender may still send the right one. If
     fewer than `config.threshold` clients sent theirs when a phase is closed, or a reconstructed secret is
     not the one that its owner advertised, `close_phase` raises `AggregationAborted`: the session is over.
+    Threads may share a server: its methods take turns.
     """
 
     def __init__(self, config: Config) -> None:
@@ -65,6 +67,8 @@ class Server(Unpicklable):
         self._arrived: dict[Phase, set[int]] = {phase: set() for phase in PHASES}
         self._collected = _Collected()
         self._sum = np.zeros(config.vector_length, masks.lane_dtype(config.modulus_bits))
+        # Uploads that came in several threads must not be added to one sum at once, or one of them twice.
+        self._turn = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<secagg.Server, phase {self._phase.value}, {len(self.dropped)} clients dropped>"
@@ -95,42 +99,49 @@ class Server(Unpicklable):
     def receive(self, client_id: int, message: bytes) -> None:
         """Takes one client's message of the current phase; the transport vouches for the sender."""
         sender = whole("client_id", client_id, minimum=0, maximum=MAX_CLIENT_ID)
+        received = messages.require_bytes(message)
+        with self._turn:
+            self._require_due(sender)
+            takes = SERVER[self._phase].takes
+            _TAKE[takes](self, sender, messages.unframe(received, takes, self._config, sender))
+            self._arrived[self._phase].add(sender)
+
+    def close_phase(self) -> dict[int, bytes]:
+        """Ends the phase; the answers for the clients that are still in, none after the last phase."""
+        with self._turn:
+            if self._phase not in SERVER:
+                raise ProtocolError(f"the session is {self._phase.value}: no phase is open")
+            self._closed.append(self._phase)
+            try:
+                self._require_threshold()
+                answers = _CLOSE[self._phase](self)
+            except BaseException:
+                self.abort()
+                raise
+            self._phase = SERVER[self._phase].then
+            return answers
+
+    def result(self) -> npt.NDArray[Any]:
+        """The sum of the survivors' vectors mod 2**modulus_bits, (vector_length,) of the lane dtype."""
+        with self._turn:
+            if self._phase is not Phase.DONE:
+                raise ProtocolError(f"the session is in phase {self._phase.value}: there is no result")
+            return self._sum.copy()
+
+    def abort(self) -> None:
+        """Ends the session for good, without a sum."""
+        with self._turn:
+            self._phase = Phase.ABORTED
+            self._sum.fill(0)
+            self._forget()
+
+    def _require_due(self, sender: int) -> None:
         if self._phase not in SERVER:
             raise ProtocolError(f"the session is {self._phase.value}, client {sender} sent a message")
         if sender not in self._expected():
             raise ProtocolError(f"no {self._phase.value} message is expected of client {sender}")
         if sender in self._arrived[self._phase]:
             raise ProtocolError(f"client {sender} sent its {self._phase.value} message already")
-        takes = SERVER[self._phase].takes
-        received = messages.require_bytes(message)
-        _TAKE[takes](self, sender, messages.unframe(received, takes, self._config, sender))
-        self._arrived[self._phase].add(sender)
-
-    def close_phase(self) -> dict[int, bytes]:
-        """Ends the phase; the answers for the clients that are still in, none after the last phase."""
-        if self._phase not in SERVER:
-            raise ProtocolError(f"the session is {self._phase.value}: no phase is open")
-        self._closed.append(self._phase)
-        try:
-            self._require_threshold()
-            answers = _CLOSE[self._phase](self)
-        except BaseException:
-            self.abort()
-            raise
-        self._phase = SERVER[self._phase].then
-        return answers
-
-    def result(self) -> npt.NDArray[Any]:
-        """The sum of the survivors' vectors mod 2**modulus_bits, (vector_length,) of the lane dtype."""
-        if self._phase is not Phase.DONE:
-            raise ProtocolError(f"the session is in phase {self._phase.value}: there is no result")
-        return self._sum.copy()
-
-    def abort(self) -> None:
-        """Ends the session for good, without a sum."""
-        self._phase = Phase.ABORTED
-        self._sum.fill(0)
-        self._forget()
 
     def _forget(self) -> None:
         wipe(self._collected)
@@ -199,31 +210,34 @@ class Server(Unpicklable):
     def _finish(self) -> dict[int, bytes]:
         """[BIK+17, round 4]: the survivors' self masks and the others' pairwise masks come off the sum."""
         binding = keys.bind(self._config, messages.encode_roster(self._collected.roster))
-        terms = [self._self_term(binding, owner) for owner in self.survivors]
-        for lost in self._arrived[Phase.SHARE] - self._arrived[Phase.UPLOAD]:
-            terms += self._pair_terms(binding, lost)
-        masking.subtract(self._config, self._sum, terms)
+        masking.subtract(self._config, self._sum, self._mask_terms(binding))
         self._forget()
         return {}
 
-    def _self_term(self, binding: Binding, client: int) -> Term:
-        self_mask, owner = self._combine(client), self._masking_party(client)
-        commitment = keys.commitment(binding, self_mask, owner)
-        if not hmac.compare_digest(commitment, self._collected.commitments[client]):
-            raise AggregationAborted(f"the shares of the self mask of client {client} do not fit together")
-        term = Term(keys.self_seed(binding, self_mask, owner), 1)
-        wipe(self_mask)
-        return term
+    def _mask_terms(self, binding: Binding) -> Iterator[Term]:
+        for owner in self.survivors:
+            yield self._self_term(binding, owner)
+        for lost in self._arrived[Phase.SHARE] - self._arrived[Phase.UPLOAD]:
+            yield from self._pair_terms(binding, lost)
 
-    def _pair_terms(self, binding: Binding, lost: int) -> list[Term]:
+    def _self_term(self, binding: Binding, client: int) -> Term:
+        owner = self._masking_party(client)
+        with wiping(self._combine(client)) as self_mask:
+            commitment = keys.commitment(binding, self_mask, owner)
+            if not hmac.compare_digest(commitment, self._collected.commitments[client]):
+                raise AggregationAborted(
+                    f"the shares of the self mask of client {client} do not fit together"
+                )
+            return Term(keys.self_seed(binding, self_mask, owner), 1)
+
+    def _pair_terms(self, binding: Binding, lost: int) -> Iterator[Term]:
         """The masks between a client that did not upload and each that did."""
-        secret, gone = self._combine(lost), self._masking_party(lost)
-        if keys.public_key(secret) != gone.public_key:
-            raise AggregationAborted(f"the shares of the mask key of client {lost} do not fit together")
-        there = [self._masking_party(client) for client in self.survivors]
-        terms = [masking.pair_term(binding, secret, gone, other, uploader=other) for other in there]
-        wipe(secret)
-        return terms
+        gone = self._masking_party(lost)
+        with wiping(self._combine(lost)) as secret:
+            if keys.public_key(secret) != gone.public_key:
+                raise AggregationAborted(f"the shares of the mask key of client {lost} do not fit together")
+            for other in map(self._masking_party, self.survivors):
+                yield masking.pair_term(binding, secret, gone, other, uploader=other)
 
     def _combine(self, owner: int) -> bytearray:
         return shamir.combine(self._collected.shares[owner], self._config.threshold)

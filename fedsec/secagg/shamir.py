@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from fedsec import _kernels
 from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
-from fedsec.secagg._secrets import Randomness, draw, wipe
+from fedsec.secagg._secrets import Randomness, draw, wiping
 
 MAX_SHARES = 255
 SECRET_BYTES = 32
@@ -40,11 +40,11 @@ def split(
     _require_secret("secret", secret)
     n = whole("num_shares", num_shares, minimum=2, maximum=MAX_SHARES)
     t = whole("threshold", threshold, minimum=2, maximum=n)
-    coefficients = draw((t - 1) * SECRET_BYTES, insecure_randomness)
-    flat = _kernels.shamir_split(secret, coefficients, n)
-    shares = {x: flat[SECRET_BYTES * (x - 1) : SECRET_BYTES * x] for x in range(1, n + 1)}
-    wipe([coefficients, flat])
-    return shares
+    with (
+        wiping(draw((t - 1) * SECRET_BYTES, insecure_randomness)) as coefficients,
+        wiping(_kernels.shamir_split(secret, coefficients, n)) as flat,
+    ):
+        return {x: flat[SECRET_BYTES * (x - 1) : SECRET_BYTES * x] for x in range(1, n + 1)}
 
 
 def combine(shares: Mapping[int, _kernels.Buffer], threshold: int) -> bytearray:
@@ -56,10 +56,8 @@ def combine(shares: Mapping[int, _kernels.Buffer], threshold: int) -> bytearray:
     for x, share in chosen.items():
         whole("abscissa of a share", x, minimum=1, maximum=MAX_SHARES)
         _require_secret(f"share at {x}", share)
-    flat = bytearray().join(chosen.values())
-    secret = _kernels.shamir_combine(bytes(chosen), flat)
-    wipe(flat)
-    return secret
+    with wiping(bytearray().join(chosen.values())) as flat:
+        return _kernels.shamir_combine(bytes(chosen), flat)
 
 
 def _require_secret(name: str, value: object) -> None:

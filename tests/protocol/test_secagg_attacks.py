@@ -1,8 +1,6 @@
 """Lies that a client must see through, each on the bytes; and what a lying client cannot do to others."""
 
 import struct
-import sys
-import threading
 
 import numpy as np
 import pytest
@@ -149,40 +147,6 @@ def test_the_same_request_twice_is_not_answered_twice():
     with pytest.raises(ProtocolError, match="nothing is answered twice"):
         loop.answer(VICTIM)
     assert loop.clients[VICTIM].phase is Phase.ABORTED
-
-
-@pytest.fixture
-def restless_threads():
-    """Threads that take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("restless_threads")
-def test_two_requests_at_once_get_one_answer():
-    """Two threads, two lists: whoever comes second finds the session over."""
-    for _ in range(40):
-        loop = Loop(4, threshold=3).until("unmask")
-        lists = (survivors_body(*loop.ids), survivors_body(10, 30, 40))
-        start, client, outcomes = threading.Barrier(2), loop.clients[VICTIM], []
-
-        def ask(body, loop=loop, start=start, client=client, outcomes=outcomes):
-            message = frame(Kind.SURVIVORS, loop.config, VICTIM, body)
-            start.wait()
-            try:
-                outcomes.append(client.receive(message))
-            except ProtocolError:
-                outcomes.append(None)
-
-        threads = [threading.Thread(target=ask, args=(body,)) for body in lists]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(outcome is None for outcome in outcomes) == [False, True]
-        assert client.phase is Phase.ABORTED
 
 
 # --- share: who gets keys, and whose shares are delivered ---
