@@ -124,8 +124,15 @@ def _read_pickled(path: Path) -> Raw:
         train, valid, test = read_array_pairs(_contents(path), 3)
     except DataFormatError as error:
         raise DataFormatError(f"{path}: {error}") from error
-    inputs, targets = (np.concatenate(both) for both in zip(train, valid, strict=True))
+    inputs, targets = (_joined(*both, path) for both in zip(train, valid, strict=True))
     return Raw(inputs, targets, *test)
+
+
+def _joined(first: Array, second: Array, path: Path) -> Array:
+    """One after the other, of one dtype: a single wide element would widen all others to its size."""
+    if first.dtype != second.dtype:
+        raise DataFormatError(f"{path}: training and validation data are {first.dtype} and {second.dtype}")
+    return np.concatenate((first, second))
 
 
 def _contents(path: Path) -> bytes:

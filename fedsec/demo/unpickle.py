@@ -7,7 +7,9 @@ only a table of the few names that numpy writes, each with what it means here. A
 outside the tables ends the reading.
 
 Every protocol is read, 0 to 5, as written by Python 2 or 3 and by numpy 1 or 2. Work and memory are
-bounded: by the number of instructions, and by the bytes that are copied besides the file's own.
+bounded: by the number of instructions, and by the bytes that are copied besides the file's own. A tuple can
+hold one object twice and so be exponentially large when it is written out, compared or hashed: nothing
+looks into a tuple further than it knows its elements.
 
 References
 ----------
@@ -37,7 +39,9 @@ Array = npt.NDArray[Any]
 _MAX_INSTRUCTIONS = 10_000
 # Text that stands for bytes (protocols 0 to 2) is copied once; MNIST in float64 takes 0.41 GiB.
 _MAX_COPIED_BYTES = 2**30
+_MAX_SHOWN = 80
 
+_ITEM_SIZES = ("1", "2", "4", "8", "16")
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 
@@ -59,7 +63,7 @@ def read_array_pairs(contents: bytes, count: int) -> list[tuple[Array, Array]]:
     except DataFormatError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, Warning) as error:
-        raise DataFormatError(f"damaged pickle: {error}") from error
+        raise DataFormatError(f"damaged pickle: {str(error)[:_MAX_SHOWN]}") from error
     return [_pair(item) for item in _sequence(top, count)]
 
 
@@ -85,8 +89,15 @@ def _kind(item: object) -> str:
 
 
 def _shown(foreign: object) -> str:
-    """Something out of the file, short and harmless enough for a message."""
-    return repr(str(foreign)[:80])
+    """A text or number out of the file, short and harmless enough for a message."""
+    return repr(str(foreign)[:_MAX_SHOWN])
+
+
+def _fields(state: object) -> tuple[Any, ...]:
+    """The state of an object; a long text would come apart into its characters."""
+    if not isinstance(state, tuple):
+        raise DataFormatError(f"refused state {_kind(state)}: only tuples are read")
+    return state
 
 
 @dataclass
@@ -97,12 +108,12 @@ class _Dtype:
     order: str = "="
 
     def build(self, machine: _Machine, state: Any) -> None:
-        _version, self.order, *_unused = state
+        _version, self.order, *_unused = _fields(state)
         self.numpy()
 
     def numpy(self) -> np.dtype[Any]:
         kind, size = self.code[:1], self.code[1:]
-        if kind not in tuple("biuf") or not size.isdigit() or self.order not in tuple("<>|="):
+        if kind not in tuple("biuf") or size not in _ITEM_SIZES or self.order not in tuple("<>|="):
             raise DataFormatError(f"refused dtype {_shown(self.code)}: only plain numbers are read")
         return np.dtype(self.order + self.code)
 
@@ -114,7 +125,7 @@ class _Array:
     values: Array | None = None
 
     def build(self, machine: _Machine, state: Any) -> None:
-        _version, shape, dtype, is_fortran, raw = state
+        _version, shape, dtype, is_fortran, raw = _fields(state)
         self.values = _view(machine.as_bytes(raw), dtype, shape, "F" if is_fortran else "C")
 
 
@@ -125,7 +136,7 @@ def _view(raw: bytes, dtype: Any, shape: Any, order: str) -> Array:
     if not isinstance(shape, tuple) or not all(_is_length(n) for n in shape):
         raise DataFormatError(f"refused shape {_kind(shape)}: only tuples of whole numbers are read")
     if math.prod(shape) * plain.itemsize != len(raw):
-        raise DataFormatError(f"an array of {len(raw)} bytes does not have shape {shape} of {plain}")
+        raise DataFormatError(f"an array of {len(raw)} bytes does not have shape {_shown(shape)} of {plain}")
     return np.frombuffer(raw, plain).reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -250,7 +261,9 @@ class _Machine:
 
     def stack_name(self, _argument: object) -> None:
         module, name = self.top_of(2)
-        self.name(f"{module} {name}")
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise DataFormatError(f"refused name of {_kind(module)} and {_kind(name)}: not plain data")
+        self.name(f"{module[:_MAX_SHOWN]} {name[:_MAX_SHOWN]}")
 
     def reduce(self, _argument: object) -> None:
         function, arguments = self.top_of(2)
@@ -307,14 +320,18 @@ def _instructions(contents: bytes) -> Iterator[tuple[str, Any]]:
         if code not in _OPCODES:
             raise DataFormatError(f"damaged pickle: no instruction {code!r} at byte {stream.tell()}")
         opcode = _OPCODES[code]
-        yield opcode.name, _argument(opcode, stream)
+        # Of what will be refused, no more is read than can be shown.
+        readable = stream if opcode.name in _ACTIONS else io.BytesIO(stream.read(_MAX_SHOWN))
+        yield opcode.name, _argument(opcode, readable)
     raise DataFormatError(f"the pickle has more than {_MAX_INSTRUCTIONS} instructions: not plain arrays")
 
 
 def _argument(opcode: Any, stream: io.BytesIO) -> Any:
     if opcode.arg is None:
         return None
-    if opcode.name == "STRING":  # pickletools takes Python 2's strings for ASCII
-        quoted = pickletools.read_stringnl(stream, decode=False)
-        return codecs.escape_decode(quoted)[0].decode("latin-1")
+    if opcode.name == "STRING":  # pickletools takes Python 2's strings for ASCII, and quotes them in errors
+        quoted = pickletools.read_stringnl(stream, decode=False, stripquotes=False)
+        if len(quoted) < 2 or quoted[:1] not in (b"'", b'"') or quoted[-1:] != quoted[:1]:
+            raise DataFormatError("damaged pickle: a text without quotes")
+        return codecs.escape_decode(quoted[1:-1])[0].decode("latin-1")
     return opcode.arg.reader(stream)
