@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import cast
 
 from fedsec import masks
 from fedsec._checks import whole
@@ -115,6 +116,8 @@ class Config:
     @classmethod
     def from_bytes(cls, data: bytes) -> Config:
         """Back from `to_bytes`; anything but canonical bytes raises `InvalidArgumentError`."""
+        if not isinstance(cast(object, data), (bytes, bytearray)):
+            raise InvalidTypeError(f"a config must be bytes, got {type(data).__name__}")
         if len(data) < _FIXED.size:
             raise InvalidArgumentError(f"a config must take at least {_FIXED.size} bytes, got {len(data)}")
         version, session, round_id, length, bits, threshold, prg, n = _FIXED.unpack_from(data)

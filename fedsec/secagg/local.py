@@ -113,7 +113,9 @@ def _length(vectors: Mapping[int, npt.NDArray[Any]]) -> int:
     return int(np.size(next(iter(vectors.values())))) if vectors else 1
 
 
-def _schedule(dropped: Mapping[int, str], vectors: Mapping[int, object]) -> dict[int, Phase]:
+def _schedule(dropped: object, vectors: Mapping[int, object]) -> dict[int, Phase]:
+    if not isinstance(dropped, Mapping):
+        raise InvalidTypeError(f"dropped must be a mapping of client ids to phases, got {dropped!r}")
     allowed = [phase.value for phase in PHASES]
     for client, phase in dropped.items():
         if client not in vectors:

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import Config
+from fedsec.secagg import Config, aggregate
 
 GOOD = {"session_id": bytes(range(32)), "round_id": 7, "participants": [30, 10, 20], "vector_length": 5}
 
@@ -114,3 +115,15 @@ def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().threshold = 2
     assert dataclasses.replace(config(), round_id=9) == config(round_id=9)
+
+
+@pytest.mark.parametrize("data", [None, 123, "config", [1]])
+def test_only_bytes_are_decoded(data):
+    with pytest.raises(InvalidTypeError, match="must be bytes"):
+        Config.from_bytes(data)
+
+
+def test_dropped_must_be_a_mapping():
+    vectors = {client: np.arange(2) for client in range(3)}
+    with pytest.raises(InvalidTypeError, match="mapping"):
+        aggregate(vectors, dropped=[1])
