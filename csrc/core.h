@@ -1,7 +1,12 @@
 /* fedsec core: what every C file of the package sees.
  *
  * Rules of the house: C11, no malloc, no stdio, no mutable globals, no calls to the operating system.
- * Randomness comes in as key bytes. Secrets on the stack are wiped before a function returns. */
+ * Randomness comes in as key bytes.
+ *
+ * Wiped before the function that the caller called returns: every array and structure on the stack that holds
+ * cipher states, keystream, shares, or the state of a sampler. Not wiped: single values in flight, in registers
+ * or where the compiler spills them, such as the numbers behind one noise variate (its candidate magnitude,
+ * the comparison that accepted it, a Box-Muller radius) or the words of one field multiplication. */
 #ifndef FEDSEC_CORE_H
 #define FEDSEC_CORE_H
 
