@@ -88,7 +88,7 @@ def test_infinity_stays_valid_json(capsys):
         (EPSILON.replace("1.1", "-1"), "noise_multiplier must be positive and finite, got -1.0"),
         (EPSILON.replace("1.1", "0"), "noise_multiplier must be positive and finite, got 0.0"),
         (EPSILON.replace("1.1", "much"), "'much' is not a valid float"),
-        (EPSILON.replace("3510", "35.1"), "'35.1' is not a valid integer"),
+        (EPSILON.replace("3510", "35.1"), "'35.1' is not a valid whole number of at least 1"),
         (EPSILON.replace("3510", "0"), "0 is not in the range"),
         (EPSILON.replace("3510", "1" + "0" * 30), "is not in the range"),
         (EPSILON.replace("0.0042667", "1.5"), "sampling_probability must be in [0, 1], got 1.5"),
