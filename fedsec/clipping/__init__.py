@@ -4,6 +4,15 @@ A clipper carries the sensitivity that it guarantees, so that noise is scaled by
 a second argument. Needs torch.
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    from fedsec.errors import MissingExtraError
+
+    raise MissingExtraError(
+        "clipping and federated averaging need torch: pip install 'fedsec[torch]'"
+    ) from None
+
 from fedsec.clipping.records import RecordClipper
 from fedsec.clipping.updates import ClippedUpdate, UpdateClipper, clip_update
 

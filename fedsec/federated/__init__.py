@@ -4,13 +4,7 @@
 charges the budget and steps the model. `FedAvg` says how the mean update moves the model.
 """
 
-try:
-    import torch as _torch  # noqa: F401
-except ImportError:
-    from fedsec.errors import MissingExtraError
-
-    raise MissingExtraError("fedsec.federated needs torch: pip install 'fedsec[torch]'") from None
-
+from fedsec import clipping as _clipping  # noqa: F401 (first: it says what to install where torch is missing)
 from fedsec.federated.federation import Federation
 from fedsec.federated.plan import Guarantee, Plan
 from fedsec.federated.round import Round, RoundReport

@@ -83,7 +83,17 @@ def test_light_rooms_load_nothing_heavy(statement):
 
 
 def test_public_names_are_there():
+    pytest.importorskip("torch")
     fresh_python("import fedsec; [getattr(fedsec, name) for name in fedsec.__all__]")
+
+
+@pytest.mark.parametrize("room", ["clipping", "federated"])
+def test_without_torch_the_extra_is_named(room):
+    code = f"import sys; sys.modules['torch'] = None; import fedsec; fedsec.{room}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "MissingExtraError" in run.stderr
+    assert "pip install 'fedsec[torch]'" in run.stderr
 
 
 def test_unknown_names_are_attribute_errors():

@@ -26,6 +26,7 @@ from fedsec.errors import DataFormatError, InvalidTypeError, MissingExtraError
 
 @pytest.fixture(scope="module")
 def digits():
+    pytest.importorskip("sklearn")
     return load("digits")
 
 

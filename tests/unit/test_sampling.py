@@ -47,8 +47,7 @@ def test_fixed_size_is_a_uniform_subset():
 
 
 def test_no_seed_of_others_repeats_a_draw():
-    import torch
-
+    torch = pytest.importorskip("torch")
     draws = []
     for _ in range(2):
         np.random.seed(1)
