@@ -1,0 +1,350 @@
+"""Privacy loss distributions: the law of the loss of a whole composition, certified from both sides.
+
+It stands between `pairs` and `rounding` (one mechanism on a grid) and `PLDAccountant`. The loss of a
+composition is a sum of independent losses; its law under the first output law is a convolution. With a
+tilt theta, T(x) = e^(theta x - M) P(x) is again a convolution of laws, centred where the answer lies, and
+
+    delta(epsilon) = e^(M - theta epsilon) E_T[g(X - epsilon)],   g(y) = e^(-theta y) (1 - e^-y)_+,
+
+so that a small delta is known to as many digits as a large one. One FFT per mechanism raises the laws to
+their counts. What the FFT wraps around, what lies outside its window (Chernoff) and what floating-point
+arithmetic may have lost are charged to the bound, in `Law.slack`. `docs/accounting.md` has the proofs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec.accounting.pairs import LaplaceNoise, NormalNoise, Pair
+from fedsec.accounting.rdp import ROUNDING, Array
+from fedsec.accounting.rounding import Atoms
+
+_UNIT = 2.0**-52
+_OUTSIDE = 1e-10  # what the window may miss on either side, in the tilted law
+_MOST_POINTS = 2**20
+_MOST_NODES = 2**14  # of one mechanism, far out
+_EXPONENTS = np.geomspace(0.25, 64.0, 17)  # of the Chernoff bound, in standard deviations
+
+Rounding = Callable[[Pair, Array, int], Atoms]
+Steps = Sequence[tuple[Pair, int]]
+
+
+class Tilt(NamedTuple):
+    """Where an answer is looked for: the exponent, and the standard deviation of one average loss."""
+
+    theta: float
+    deviation: float
+
+
+class Grid(NamedTuple):
+    """One mechanism's nodes, at losses anchor + h index."""
+
+    anchor: float
+    index: npt.NDArray[np.int64]
+    h: float
+
+    @property
+    def x(self) -> Array:
+        return self.anchor + self.h * self.index
+
+
+class Law(NamedTuple):
+    """The tilted law of a composition at the losses start + h (0, 1, 2, ...)."""
+
+    start: float
+    h: float
+    mass: Array
+    theta: float
+    scale: float  # M
+    slack: float  # bounds the error of E_T[g], whatever epsilon
+    infinite: float
+
+    @property
+    def x(self) -> Array:
+        return self.start + self.h * np.arange(self.mass.size)
+
+    def sums(self, side: int) -> tuple[Array, Array, Array]:
+        """E_T[g] e^(-theta (epsilon - start)) is near - e^(epsilon - start) far, up to the third array.
+
+        All as seen from the nodes: epsilon may lie between a node and the one before.
+        """
+        y = self.h * np.arange(self.mass.size)
+        near = np.cumsum((self.mass * np.exp(-self.theta * y))[::-1])[::-1]
+        far = np.cumsum((self.mass * np.exp(-(self.theta + 1.0) * y))[::-1])[::-1]
+        before = np.maximum(y - self.h, 0.0)
+        error = 2.0 * self.mass.size * _UNIT * near + self.slack * np.exp(-self.theta * before)
+        return near, far, side * error
+
+    def delta(self, epsilon: float, side: int) -> float:
+        """Bound delta from above (side +1) or below (side -1)."""
+        log_factor = self.scale - self.theta * epsilon
+        i = max(0, math.ceil((epsilon - self.start) / self.h))
+        y = np.maximum(self.start + self.h * np.arange(i, self.mass.size) - epsilon, 0.0)
+        terms = self.mass[i:] * np.exp(-self.theta * y) * -np.expm1(-y)
+        value = float(np.sum(terms)) * (1.0 + side * 2.0**-40) + side * self.slack
+        if side > 0:
+            value = min(value, gain(self.theta) * (1.0 + 2.0**-40))
+        value = min(max(value, 0.0) * math.exp(min(log_factor, 700.0)) * (1.0 + side * 2.0**-40), 1.0)
+        return min(1.0, value + (self.infinite if side > 0 else 0.0))
+
+    def epsilon(self, delta: float, side: int) -> float:
+        """Bound epsilon from above (side +1) or below (side -1); infinite where the window ends too soon."""
+        near, far, error = self.sums(side)
+        budget = delta - (self.infinite if side > 0 else 0.0)
+        if budget <= 0.0:
+            return math.inf
+        log_target = math.log(budget) - self.scale + self.theta * self.start - side * 2.0**-40
+        target = math.exp(min(log_target, 700.0))
+        x = self.h * np.arange(self.mass.size)
+        missed = np.flatnonzero(near - np.exp(np.minimum(x, 700.0)) * far + error > target)
+        i = int(missed[-1]) + 1 if missed.size else 0
+        if i in (0, x.size):
+            return self._beyond(i, side)
+        between = (near[i] + error[i] - target) / far[i] if far[i] > 0.0 else 0.0
+        root = math.log(between) if between > 0.0 else x[i - 1]
+        shift = min(max(root, x[i - 1]), x[i])
+        return self.start + float(shift)
+
+    def _beyond(self, i: int, side: int) -> float:
+        """Epsilon where the answer is not inside the window."""
+        if side > 0:
+            return self.start if i == 0 else math.inf
+        return -math.inf if i == 0 else self.start + self.h * (i - 1)
+
+    def chernoff(self, delta: float) -> float:
+        """Epsilon from the cumulant alone: E_T[g] is at most the greatest value of g."""
+        budget = delta - self.infinite
+        if budget <= 0.0:
+            return math.inf
+        return (self.scale + math.log(gain(self.theta)) - math.log(budget) + 2.0**-40) / self.theta
+
+
+def gain(theta: float) -> float:
+    """The greatest value of g: theta^theta / (1 + theta)^(1 + theta)."""
+    return math.exp(-theta * math.log1p(1.0 / theta) - math.log1p(theta))
+
+
+def _roughness(theta: float, h: float, size: int) -> float:
+    """A bound on the Euclidean norm of g at points h apart: at most the integral of g^2 over h, plus its peak."""
+    integral = 1.0 / (theta * (2.0 * theta + 1.0) * (2.0 * theta + 2.0))
+    peak = gain(theta) ** 2
+    return math.sqrt(min(integral / h + peak, size * peak))
+
+
+class _Probe:
+    """Both laws of a composition, coarsely: good for choosing tilt and grid, never for an answer."""
+
+    def __init__(self, steps: Steps, sign: int, tail: float) -> None:
+        self.parts = [(*_coarse(pair, sign, tail), count) for pair, count in steps]
+        self.count = sum(count for _, count in steps)
+
+    def cumulant(self, theta: Array) -> Array:
+        total = np.zeros_like(theta)
+        for loss, mass, count in self.parts:
+            total += count * _cumulant(theta, loss, mass)
+        return total
+
+    def deviation(self, theta: float) -> float:
+        variance = 0.0
+        for loss, mass, count in self.parts:
+            weight = mass * np.exp(theta * (loss - loss.max()))
+            weight /= weight.sum()
+            mean = float(weight @ loss)
+            variance += count * float(weight @ (loss - mean) ** 2)
+        return math.sqrt(variance / self.count)
+
+    def tilt(self, bound: Callable[[Array, Array], Array]) -> Tilt:
+        """The exponent at which a Chernoff bound is least."""
+        theta = np.geomspace(1e-6, 1e6, 49)
+        for _ in range(3):
+            best = int(np.argmin(bound(theta, self.cumulant(theta))))
+            theta_best = float(theta[best])
+            theta = np.geomspace(theta[max(best - 1, 0)], theta[min(best + 1, theta.size - 1)], 9)
+        return Tilt(theta_best, self.deviation(theta_best))
+
+
+def _cumulant(theta: Array, loss: Array, mass: Array) -> Array:
+    """log E[e^(theta loss)] for masses that sum to 1, to full relative accuracy near 0."""
+    exponent = np.multiply.outer(theta, loss)
+    top = exponent.max(axis=1)
+    near = top < 600.0
+    total = np.log1p(np.expm1(np.where(near[:, None], exponent, 0.0)) @ mass)
+    if not near.all():
+        far = exponent[~near] + np.log(mass)
+        peak = far.max(axis=1)
+        total[~near] = peak + np.log(np.exp(far - peak[:, None]).sum(axis=1))
+    return np.asarray(total)
+
+
+def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
+    low, high = pair.noise.ends(tail)
+    low, high = max(low, -600.0), min(high, 600.0)
+    width = 0.25 * pair.noise.shift if isinstance(pair.noise, NormalNoise) else 0.02 * (high - low)
+    size = int(min(max((high - low) / min(width, 0.5), 16), 4000)) + 1
+    cells = pair.noise_cells(np.linspace(low - 1e-6 * (high - low), high, size))
+    q, p = cells.q[1:-1], cells.p[1:-1]
+    kept = q > 0.0
+    q, p = q[kept], p[kept]
+    loss = np.log1p(pair.probability * (p / q - 1.0))
+    mass = q if sign < 0 else (1.0 - pair.probability) * q + pair.probability * p
+    return sign * loss, mass / mass.sum()
+
+
+def tilt_for_delta(steps: Steps, sign: int, delta: float, tail: float) -> Tilt:
+    """The tilt for the epsilon that belongs to delta."""
+    inverse = -math.log(delta)
+    return _Probe(steps, sign, tail).tilt(lambda theta, total: (total - _log_gain(theta) + inverse) / theta)
+
+
+def tilt_for_epsilon(steps: Steps, sign: int, epsilon: float, tail: float) -> Tilt:
+    """The tilt for the delta that belongs to epsilon."""
+    return _Probe(steps, sign, tail).tilt(lambda theta, total: total - _log_gain(theta) - theta * epsilon)
+
+
+def _log_gain(theta: Array) -> Array:
+    return np.asarray(np.log1p(theta) + theta * np.log1p(1.0 / theta))
+
+
+def law(steps: Steps, rounding: Rounding, sign: int, tilt: Tilt, fineness: float, tail: float) -> Law:
+    """Compose on a grid whose step is about `fineness` times the deviation of one step's loss."""
+    h = max(fineness * tilt.deviation, 1e-290)
+    for _ in range(4):
+        h = _fitted(h, steps)
+        grids = [_grid(pair, h, sign * tilt.theta, fineness, tail) for pair, _ in steps]
+        parts = [_part(grid, rounding(pair, grid.x, sign), sign, tilt.theta, count)
+                 for (pair, count), grid in zip(steps, grids, strict=True)]  # fmt: skip
+        first, last = _window(parts)
+        if last - first < _MOST_POINTS:
+            break
+        h *= 1.1 * (last - first) / _MOST_POINTS
+    return _convolve(parts, h, first, last, tilt.theta)
+
+
+def _fitted(h: float, steps: Steps) -> float:
+    """A step that puts the atoms at both ends of a Laplace loss on the grid, if it is the first mechanism."""
+    noise = steps[0][0].noise
+    if not isinstance(noise, LaplaceNoise):
+        return h
+    low, high = steps[0][0].range(0.0)
+    return (high - low) / max(1, math.ceil((high - low) / h))
+
+
+def _grid(pair: Pair, h: float, theta: float, fineness: float, tail: float) -> Grid:
+    """Nodes h apart around the bulk, further out as far apart as is `fineness` times the distance."""
+    low, high = pair.range(tail)
+    anchor = _anchor(pair, h, low)
+    if isinstance(pair.noise, LaplaceNoise):  # a density that ends in atoms: no place may be coarse
+        fineness = max(h / (high - low), 1.0 / _MOST_NODES)
+    left = _offsets((anchor - low) / h, fineness, 1.0 / ((1.0 + max(-theta, 0.0)) * h))
+    right = _offsets((high - anchor) / h, fineness, 1.0 / ((1.0 + max(theta, 0.0)) * h))
+    return Grid(anchor, np.concatenate((-left[:0:-1], right)), h)
+
+
+def _offsets(end: float, fineness: float, widest: float) -> npt.NDArray[np.int64]:
+    """Whole numbers from 0 to just beyond `end`."""
+    near = 1.0 / fineness
+    far = min(max(widest, near, end / (fineness * _MOST_NODES)), end)
+    parts = [np.arange(min(near, end) + 1.0)]
+    if far > near:
+        parts.append(near * np.exp(fineness * np.arange(math.log(far / near) / fineness + 1.0)))
+    if end > far:
+        parts.append(np.arange(far, end, max(1.0, fineness * far)))
+    last = math.ceil(end - 1e-6)
+    ends = np.array([last, last + 1, last + 2], dtype=np.float64)
+    index = np.unique(np.concatenate([*parts, ends]).astype(np.int64))
+    return index[index <= last + 2]
+
+
+def _anchor(pair: Pair, h: float, low: float) -> float:
+    """The loss where most of Q lies: on the grid it needs no rounding."""
+    if isinstance(pair.noise, LaplaceNoise):
+        return low
+    anchor = pair.loss(-0.5 * pair.noise.shift**2) if isinstance(pair.noise, NormalNoise) else low
+    for _ in range(2):
+        cells = pair.cells(np.array([anchor - 0.5 * h, anchor + 0.5 * h]))
+        if cells.q[1] > 1e3 * cells.q_error[1]:
+            anchor = math.log1p(pair.probability * (float(cells.p[1] / cells.q[1]) - 1.0))
+    return anchor
+
+
+class _Part(NamedTuple):
+    """One mechanism's tilted law at losses origin + h index, and how often it runs."""
+
+    origin: float
+    index: npt.NDArray[np.int64]
+    mass: Array
+    cumulant: float
+    count: int
+    infinite: float
+    error: float  # relative error of the masses, on average
+
+
+def _part(grid: Grid, atoms: Atoms, sign: int, theta: float, count: int) -> _Part:
+    """Tilt, and shift the grid so that its zero is near the mean."""
+    kept = atoms.mass > 0.0
+    x, mass, index = sign * grid.x[kept], atoms.mass[kept], sign * grid.index[kept]
+    if not mass.size:
+        return _Part(0.0, np.zeros(1, np.int64), np.ones(1), -math.inf, count, atoms.infinite, 0.0)
+    top = max(0.0, float((theta * x).max()) - 600.0)
+    weight = mass * np.exp(theta * x - top)
+    total = float(weight.sum())
+    cumulant = math.log(total) + top
+    if theta * np.abs(x).max() < 600.0:
+        cumulant = math.log1p(float(mass @ np.expm1(theta * x)) + (math.fsum(mass) - 1.0))
+    weight /= total
+    kept = weight > 0.0
+    weight, x, index = weight[kept], x[kept], index[kept]
+    mean = round(float(weight @ index))
+    error = 16.0 * _UNIT * (1.0 + float(weight @ np.abs(theta * x)))
+    origin = sign * grid.anchor + grid.h * mean
+    return _Part(origin, index - mean, weight, cumulant, count, atoms.infinite, error)
+
+
+def _window(parts: Sequence[_Part]) -> tuple[int, int]:
+    """First and last index between which the composed law lies, but for `_OUTSIDE` on either side."""
+    variance = sum(part.count * float(part.mass @ part.index.astype(float) ** 2) for part in parts)
+    exponents = _EXPONENTS / max(math.sqrt(variance), 1.0)
+    ends = []
+    for sign in (1.0, -1.0):
+        total = np.zeros_like(exponents)
+        for part in parts:
+            total += part.count * (_cumulant(sign * exponents, part.index, part.mass) + part.error)
+        ends.append(float(np.min((total - math.log(_OUTSIDE)) / exponents)))
+    return -math.ceil(ends[1]) - 1, math.ceil(ends[0]) + 1
+
+
+@np.errstate(divide="ignore")
+def _convolve(parts: Sequence[_Part], h: float, first: int, last: int, theta: float) -> Law:
+    """One FFT per mechanism, its logarithm times the count, and one FFT back."""
+    from scipy import fft
+
+    size = int(fft.next_fast_len(max(last - first + 1, 16), real=True))
+    log_size, angle, spread = np.zeros(size // 2 + 1), np.zeros(size // 2 + 1), np.zeros(size // 2 + 1)
+    unit = 8.0 * _UNIT * math.log2(size)
+    error = unit
+    for part in parts:
+        f = np.bincount(part.index % size, weights=part.mass, minlength=size)
+        f[0] = 0.0
+        f[0] = -f.sum()  # the law minus its unit: what the FFT errs is small when the law is narrow
+        error += part.count * unit * float(np.linalg.norm(f))
+        w = fft.rfft(f)
+        size_part = np.minimum(0.5 * np.log1p(np.maximum(w.real * (2.0 + w.real) + w.imag**2, -1.0)), 0.0)
+        angle_part = np.arctan2(w.imag, 1.0 + w.real)
+        log_size += part.count * size_part
+        angle += part.count * angle_part
+        spread += part.count * (np.abs(angle_part) - np.maximum(size_part, -1e3))
+    magnitude = np.exp(log_size)
+    phase = 8.0 * _UNIT * (1.0 + spread) * magnitude
+    error += math.sqrt(2.0 * float(phase @ phase) / size)
+    mass = np.maximum(fft.irfft(magnitude * np.exp(1j * angle), size), 0.0)
+    start = math.fsum(part.count * part.origin for part in parts) + h * first
+    shaken = sum(part.count * part.error for part in parts)
+    slack = gain(theta) * (2.0 * _OUTSIDE + shaken) + error * _roughness(theta, h, size)
+    scale = math.fsum(part.count * part.cumulant for part in parts)
+    infinite = min(1.0, math.fsum(part.count * part.infinite for part in parts) * (1.0 + 2.0**-40))
+    return Law(start, h, np.roll(mass, -first), theta, scale, slack, infinite)
