@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +39,10 @@ class Cells(NamedTuple):
 class Noise(Protocol):
     """Noise around 0 (Q) against noise around a shift (P), through the loss y = log(P/Q)."""
 
+    @property
+    def shift(self) -> float: ...
+    @property
+    def farthest(self) -> float: ...
     def tails(self, y: Array) -> tuple[Array, Array, Array, Array]: ...
     def digits(self, y: Array) -> Array: ...
     def ends(self, tail: float) -> tuple[float, float]: ...
@@ -49,6 +53,7 @@ class NormalNoise:
     """N(0, 1) against N(shift, 1)."""
 
     shift: float
+    farthest: ClassVar[float] = 25.0
 
     def tails(self, y: Array) -> tuple[Array, Array, Array, Array]:
         """Return Q(loss <= y), Q(loss > y), P(loss <= y), P(loss > y)."""
@@ -76,6 +81,7 @@ class LaplaceNoise:
     """Laplace(0, 1) against Laplace(shift, 1): atoms at the losses -shift and shift, a density between."""
 
     shift: float
+    farthest: ClassVar[float] = 500.0
 
     def tails(self, y: Array) -> tuple[Array, Array, Array, Array]:
         """Return Q(loss <= y), Q(loss > y), P(loss <= y), P(loss > y)."""
@@ -113,6 +119,11 @@ class Pair:
     def least(self) -> float:
         """Below it there is no loss."""
         return math.log1p(-self.probability) if self.probability < 1.0 else -math.inf
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether doubles can hold the ratios of the bulk; beyond, epsilon is in the hundreds anyway."""
+        return self.noise.shift <= self.noise.farthest
 
     def range(self, tail: float) -> tuple[float, float]:
         """Losses between which all but `tail` of either law lies, or all that doubles can hold."""

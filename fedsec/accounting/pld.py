@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -22,15 +23,18 @@ import numpy.typing as npt
 
 from fedsec.accounting.pairs import LaplaceNoise, NormalNoise, Pair
 from fedsec.accounting.rdp import ROUNDING, Array
-from fedsec.accounting.rounding import Atoms
+from fedsec.accounting.rounding import Atoms, lower, upper
 
 _UNIT = 2.0**-52
 _OUTSIDE = 1e-10  # what the window may miss on either side, in the tilted law
 _MOST_POINTS = 2**20
 _MOST_NODES = 2**14  # of one mechanism, far out
+_SUM = 2.0**-40  # relative error of a sum over the grid, and of logarithms
+_DEPTH = 60.0
+_CUT = math.exp(-_DEPTH)
+_HALVINGS = 60
 _EXPONENTS = np.geomspace(0.25, 64.0, 17)  # of the Chernoff bound, in standard deviations
 
-Rounding = Callable[[Pair, Array, int], Atoms]
 Steps = Sequence[tuple[Pair, int]]
 
 
@@ -39,6 +43,7 @@ class Tilt(NamedTuple):
 
     theta: float
     deviation: float
+    bound: float  # what the coarse law gives there
 
 
 class Grid(NamedTuple):
@@ -53,7 +58,8 @@ class Grid(NamedTuple):
         return self.anchor + self.h * self.index
 
 
-class Law(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Law:
     """The tilted law of a composition at the losses start + h (0, 1, 2, ...)."""
 
     start: float
@@ -63,65 +69,57 @@ class Law(NamedTuple):
     scale: float  # M
     slack: float  # bounds the error of E_T[g], whatever epsilon
     infinite: float
+    side: int  # +1: bounds from above, -1: bounds from below
+    roots: dict[float, float] = field(default_factory=dict)
 
-    @property
-    def x(self) -> Array:
-        return self.start + self.h * np.arange(self.mass.size)
+    def delta(self, epsilon: float) -> float:
+        """Bound delta at epsilon; at most 1."""
+        first = max(0, math.ceil((epsilon - self.start) / self.h))
+        last = first + math.ceil(_DEPTH / (self.theta * self.h)) + 1  # beyond it g is below e^-60
+        y = np.maximum(self.start + self.h * np.arange(first, min(last, self.mass.size)) - epsilon, 0.0)
+        value = float(np.sum(self.mass[first:last] * np.exp(-self.theta * y) * -np.expm1(-y)))
+        value = value * (1.0 + self.side * _SUM) + self.side * (self.slack + _CUT)
+        if self.side > 0:
+            value = min(value, gain(self.theta))
+        if value <= 0.0:
+            return 0.0
+        exponent = math.log(value) + self.scale - self.theta * epsilon
+        exponent += self.side * _SUM * (1.0 + abs(self.scale) + self.theta * epsilon)
+        return min(1.0, math.exp(min(exponent, 0.0)) + (self.infinite if self.side > 0 else 0.0))
 
-    def sums(self, side: int) -> tuple[Array, Array, Array]:
-        """E_T[g] e^(-theta (epsilon - start)) is near - e^(epsilon - start) far, up to the third array.
+    def epsilon(self, delta: float) -> float:
+        """Bound epsilon at delta; zero or above, infinite if there is no bound from above."""
+        if delta not in self.roots:
+            self.roots[delta] = self._root(delta)
+        return self.roots[delta]
 
-        All as seen from the nodes: epsilon may lie between a node and the one before.
-        """
-        y = self.h * np.arange(self.mass.size)
-        near = np.cumsum((self.mass * np.exp(-self.theta * y))[::-1])[::-1]
-        far = np.cumsum((self.mass * np.exp(-(self.theta + 1.0) * y))[::-1])[::-1]
-        before = np.maximum(y - self.h, 0.0)
-        error = 2.0 * self.mass.size * _UNIT * near + self.slack * np.exp(-self.theta * before)
-        return near, far, side * error
+    def _root(self, delta: float) -> float:
+        """Close in on where the bound passes delta; the end that is returned was checked."""
+        if delta <= self.infinite:
+            return math.inf if self.side > 0 else 0.0
+        high = self._chernoff(delta)
+        if high <= 0.0 or self.side * (self.delta(0.0) - delta) <= 0.0 < self.side:
+            return 0.0
+        width = 1.0 / self.theta
+        low = max(high - width, 0.0)
+        while self.delta(low) <= delta:
+            if low == 0.0:
+                return 0.0
+            high, width = low, 2.0 * width
+            low = max(low - width, 0.0)
+        for _ in range(_HALVINGS):
+            if high - low <= 1e-9 * high:
+                break
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if self.delta(middle) <= delta else (middle, high)
+        return high if self.side > 0 else low
 
-    def delta(self, epsilon: float, side: int) -> float:
-        """Bound delta from above (side +1) or below (side -1)."""
-        log_factor = self.scale - self.theta * epsilon
-        i = max(0, math.ceil((epsilon - self.start) / self.h))
-        y = np.maximum(self.start + self.h * np.arange(i, self.mass.size) - epsilon, 0.0)
-        terms = self.mass[i:] * np.exp(-self.theta * y) * -np.expm1(-y)
-        value = float(np.sum(terms)) * (1.0 + side * 2.0**-40) + side * self.slack
-        if side > 0:
-            value = min(value, gain(self.theta) * (1.0 + 2.0**-40))
-        value = min(max(value, 0.0) * math.exp(min(log_factor, 700.0)) * (1.0 + side * 2.0**-40), 1.0)
-        return min(1.0, value + (self.infinite if side > 0 else 0.0))
-
-    def epsilon(self, delta: float, side: int) -> float:
-        """Bound epsilon from above (side +1) or below (side -1); infinite where the window ends too soon."""
-        near, far, error = self.sums(side)
-        budget = delta - (self.infinite if side > 0 else 0.0)
-        if budget <= 0.0:
-            return math.inf
-        log_target = math.log(budget) - self.scale + self.theta * self.start - side * 2.0**-40
-        target = math.exp(min(log_target, 700.0))
-        x = self.h * np.arange(self.mass.size)
-        missed = np.flatnonzero(near - np.exp(np.minimum(x, 700.0)) * far + error > target)
-        i = int(missed[-1]) + 1 if missed.size else 0
-        if i in (0, x.size):
-            return self._beyond(i, side)
-        between = (near[i] + error[i] - target) / far[i] if far[i] > 0.0 else 0.0
-        root = math.log(between) if between > 0.0 else x[i - 1]
-        shift = min(max(root, x[i - 1]), x[i])
-        return self.start + float(shift)
-
-    def _beyond(self, i: int, side: int) -> float:
-        """Epsilon where the answer is not inside the window."""
-        if side > 0:
-            return self.start if i == 0 else math.inf
-        return -math.inf if i == 0 else self.start + self.h * (i - 1)
-
-    def chernoff(self, delta: float) -> float:
-        """Epsilon from the cumulant alone: E_T[g] is at most the greatest value of g."""
-        budget = delta - self.infinite
-        if budget <= 0.0:
-            return math.inf
-        return (self.scale + math.log(gain(self.theta)) - math.log(budget) + 2.0**-40) / self.theta
+    def _chernoff(self, delta: float) -> float:
+        """Epsilon from the cumulant alone, where even a bound from above meets delta."""
+        budget = math.log(delta - self.infinite)
+        least = (self.scale + math.log(gain(self.theta)) - budget) / self.theta
+        size = (1.0 + abs(self.scale) + abs(budget) + self.theta * abs(least)) / self.theta
+        return least + 4.0 * _SUM * size
 
 
 def gain(theta: float) -> float:
@@ -158,14 +156,18 @@ class _Probe:
             variance += count * float(weight @ (loss - mean) ** 2)
         return math.sqrt(variance / self.count)
 
-    def tilt(self, bound: Callable[[Array, Array], Array]) -> Tilt:
-        """The exponent at which a Chernoff bound is least."""
-        theta = np.geomspace(1e-6, 1e6, 49)
-        for _ in range(3):
-            best = int(np.argmin(bound(theta, self.cumulant(theta))))
-            theta_best = float(theta[best])
-            theta = np.geomspace(theta[max(best - 1, 0)], theta[min(best + 1, theta.size - 1)], 9)
-        return Tilt(theta_best, self.deviation(theta_best))
+    def tilt(self, bound: Callable[[Array, Array], Array], allowance: float) -> Tilt:
+        """The least exponent at which a Chernoff bound is within the allowance of its minimum.
+
+        A smaller one means lighter tails, hence a smaller window, at the price of digits that are there.
+        """
+        usual = self.deviation(0.0)
+        theta = np.geomspace(1e-6, 60.0, 65) / (usual * math.sqrt(self.count))
+        value = bound(theta, self.cumulant(theta))
+        best = int(np.argmin(value))
+        good = (value <= value[best] + allowance) & (theta >= 0.25 * theta[best])
+        chosen = int(np.argmax(good))
+        return Tilt(float(theta[chosen]), max(self.deviation(float(theta[chosen])), 0.05 * usual), float(value[best]))
 
 
 def _cumulant(theta: Array, loss: Array, mass: Array) -> Array:
@@ -188,31 +190,33 @@ def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
     size = int(min(max((high - low) / min(width, 0.5), 16), 4000)) + 1
     cells = pair.noise_cells(np.linspace(low - 1e-6 * (high - low), high, size))
     q, p = cells.q[1:-1], cells.p[1:-1]
-    kept = q > 0.0
-    q, p = q[kept], p[kept]
-    loss = np.log1p(pair.probability * (p / q - 1.0))
     mass = q if sign < 0 else (1.0 - pair.probability) * q + pair.probability * p
+    kept = (q > 0.0) & (p > 0.0) & (mass > 0.0)
+    q, p, mass = q[kept], p[kept], mass[kept]
+    odds = np.log(p / q)
+    loss = odds if pair.probability == 1.0 else np.log1p(pair.probability * np.expm1(odds))
     return sign * loss, mass / mass.sum()
 
 
 def tilt_for_delta(steps: Steps, sign: int, delta: float, tail: float) -> Tilt:
     """The tilt for the epsilon that belongs to delta."""
     inverse = -math.log(delta)
-    return _Probe(steps, sign, tail).tilt(lambda theta, total: (total - _log_gain(theta) + inverse) / theta)
+    return _Probe(steps, sign, tail).tilt(lambda theta, total: (total - _log_gain(theta) + inverse) / theta, 0.0)
 
 
 def tilt_for_epsilon(steps: Steps, sign: int, epsilon: float, tail: float) -> Tilt:
     """The tilt for the delta that belongs to epsilon."""
-    return _Probe(steps, sign, tail).tilt(lambda theta, total: total - _log_gain(theta) - theta * epsilon)
+    return _Probe(steps, sign, tail).tilt(lambda theta, total: total - _log_gain(theta) - theta * epsilon, 4.0)
 
 
 def _log_gain(theta: Array) -> Array:
     return np.asarray(np.log1p(theta) + theta * np.log1p(1.0 / theta))
 
 
-def law(steps: Steps, rounding: Rounding, sign: int, tilt: Tilt, fineness: float, tail: float) -> Law:
+def law(steps: Steps, side: int, sign: int, tilt: Tilt, fineness: float, tail: float) -> Law:
     """Compose on a grid whose step is about `fineness` times the deviation of one step's loss."""
     h = max(fineness * tilt.deviation, 1e-290)
+    rounding = upper if side > 0 else lower
     for _ in range(4):
         h = _fitted(h, steps)
         grids = [_grid(pair, h, sign * tilt.theta, fineness, tail) for pair, _ in steps]
@@ -222,7 +226,7 @@ def law(steps: Steps, rounding: Rounding, sign: int, tilt: Tilt, fineness: float
         if last - first < _MOST_POINTS:
             break
         h *= 1.1 * (last - first) / _MOST_POINTS
-    return _convolve(parts, h, first, last, tilt.theta)
+    return _convolve(parts, h, first, last, tilt.theta, side)
 
 
 def _fitted(h: float, steps: Steps) -> float:
@@ -319,7 +323,7 @@ def _window(parts: Sequence[_Part]) -> tuple[int, int]:
 
 
 @np.errstate(divide="ignore")
-def _convolve(parts: Sequence[_Part], h: float, first: int, last: int, theta: float) -> Law:
+def _convolve(parts: Sequence[_Part], h: float, first: int, last: int, theta: float, side: int) -> Law:
     """One FFT per mechanism, its logarithm times the count, and one FFT back."""
     from scipy import fft
 
@@ -347,4 +351,4 @@ def _convolve(parts: Sequence[_Part], h: float, first: int, last: int, theta: fl
     slack = gain(theta) * (2.0 * _OUTSIDE + shaken) + error * _roughness(theta, h, size)
     scale = math.fsum(part.count * part.cumulant for part in parts)
     infinite = min(1.0, math.fsum(part.count * part.infinite for part in parts) * (1.0 + 2.0**-40))
-    return Law(start, h, np.roll(mass, -first), theta, scale, slack, infinite)
+    return Law(start, h, np.roll(mass, -first), theta, scale, slack, infinite, side)

@@ -7,11 +7,11 @@ holds, so the best of them all is the answer, and the Rényi bound takes part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedsec import _checks
-from fedsec.accounting import gaussian, pld, rounding
+from fedsec.accounting import gaussian, pld
 from fedsec.accounting.accountant import Accountant, RDPAccountant
 from fedsec.accounting.events import Event, NeighboringRelation
 from fedsec.accounting.pairs import NormalNoise, Pair, pair_of
@@ -114,16 +114,16 @@ class _Direction:
     above: list[pld.Law] = field(default_factory=list)
 
     def epsilon(self, delta: float) -> tuple[float, float]:
-        low = max((law.epsilon(delta, -1) for law in self.below), default=0.0)
-        high = min((min(law.epsilon(delta, 1), law.chernoff(delta)) for law in self.above), default=math.inf)
-        return max(low, 0.0), max(high, 0.0)
+        low = max((law.epsilon(delta) for law in self.below), default=0.0)
+        return low, min((law.epsilon(delta) for law in self.above), default=math.inf)
 
     def delta(self, epsilon: float) -> tuple[float, float]:
-        low = max((law.delta(epsilon, -1) for law in self.below), default=0.0)
-        return low, min((law.delta(epsilon, 1) for law in self.above), default=1.0)
+        low = max((law.delta(epsilon) for law in self.below), default=0.0)
+        return low, min((law.delta(epsilon) for law in self.above), default=1.0)
 
-    def add(self, below: pld.Law, above: pld.Law) -> None:
-        self.below, self.above = [*self.below, below][-_KEPT:], [*self.above, above][-_KEPT:]
+    def add(self, *, above: pld.Law, below: pld.Law | None = None) -> None:
+        self.above = [*self.above, above][-_KEPT:]
+        self.below = [*self.below, *([] if below is None else [below])][-_KEPT:]
 
 
 class _Curve:
@@ -137,6 +137,7 @@ class _Curve:
         self._mu, self._steps = _collapsed([(pair, count) for pair, count in pairs if pair is not None])
         both = any(pair.probability < 1.0 for pair, _ in self._steps)
         self._directions = [_Direction(sign) for sign in ((1, -1) if both else (1,))]
+        self._reachable = all(pair.within_reach for pair, _ in self._steps)
         self._known: dict[tuple[str, float], tuple[float, float]] = {}
 
     def epsilon_interval(self, delta: float) -> tuple[float, float]:
@@ -146,7 +147,8 @@ class _Curve:
             return self._normal(gaussian.epsilon, delta)
         key = ("epsilon", delta)
         if key not in self._known:
-            self._refine_epsilon(delta)
+            if self._reachable:
+                self._refine_epsilon(delta)
             low, high = _worse(direction.epsilon(delta) for direction in self._directions)
             self._known[key] = low, max(low, min(high, self._renyi().epsilon(delta)))
         return self._known[key]
@@ -158,7 +160,8 @@ class _Curve:
             return self._normal(gaussian.delta, epsilon)
         key = ("delta", epsilon)
         if key not in self._known:
-            self._refine_delta(epsilon)
+            if self._reachable:
+                self._refine_delta(epsilon)
             low, high = _worse(direction.delta(epsilon) for direction in self._directions)
             self._known[key] = low, max(low, min(high, self._renyi().delta(epsilon)))
         return self._known[key]
@@ -169,9 +172,9 @@ class _Curve:
         return bound(self._mu * (1.0 - 1e-15), value, -1), bound(self._mu * (1.0 + 1e-15), value, 1)
 
     def _refine_epsilon(self, delta: float) -> None:
-        """Look where the Rényi bound says, then where the last bound says, ever finer."""
+        """Look where a coarse bound says, ever finer."""
         tail = self._tail(delta)
-        tilts = {d.sign: pld.tilt_for_delta(self._steps, d.sign, delta, tail) for d in self._directions}
+        tilts = {d.sign: self._aim(d, delta, tail) for d in self._directions}
         fineness = dict.fromkeys(tilts, _FINENESS)
         for _ in range(_PASSES * len(tilts)):
             bounds = {d.sign: d.epsilon(delta) for d in self._directions}
@@ -179,19 +182,26 @@ class _Curve:
             if high <= low * (1.0 + self._tolerance):
                 return
             worst = max(self._directions, key=lambda d: bounds[d.sign][1])
-            before = bounds[worst.sign]
             size = self._compute(worst, tilts[worst.sign], fineness[worst.sign], tail)
             if size > _WIDE:
                 return
-            after = worst.epsilon(delta)
-            if math.isinf(before[1]) and math.isfinite(after[1]):
-                tilts[worst.sign] = pld.tilt_for_epsilon(self._steps, worst.sign, after[1], tail)
-            fineness[worst.sign] /= self._factor(after, size)
+            fineness[worst.sign] /= self._factor(worst.epsilon(delta), size)
+
+    def _aim(self, direction: _Direction, delta: float, tail: float) -> pld.Tilt:
+        """The tilt at about the right epsilon: where Rényi bounds are loose, theirs is far too large."""
+        tilt = pld.tilt_for_delta(self._steps, direction.sign, delta, tail)
+        law = pld.law(self._steps, 1, direction.sign, tilt, 4.0 * _FINENESS, tail)
+        direction.add(above=law)
+        epsilon = direction.epsilon(delta)[1]
+        if not 0.0 < epsilon < math.inf:
+            return tilt
+        return pld.tilt_for_epsilon(self._steps, direction.sign, epsilon, tail)
 
     def _refine_delta(self, epsilon: float) -> None:
         """The same for delta, until its logarithm is as well known as epsilon would be."""
-        tail = self._tail(_LEAST_DELTA)
         for direction in self._directions:
+            guess = pld.tilt_for_epsilon(self._steps, direction.sign, epsilon, self._tail(_LEAST_DELTA)).bound
+            tail = self._tail(max(math.exp(min(guess, 0.0)) * 1e-3, _LEAST_DELTA))
             tilt = pld.tilt_for_epsilon(self._steps, direction.sign, epsilon, tail)
             fineness = _FINENESS
             for _ in range(_PASSES):
@@ -207,16 +217,14 @@ class _Curve:
         """By how much finer the next grid is: the width falls with its square at least."""
         low, high = bounds
         width = (high - low) / high if high > 0.0 else 0.0
-        wished = 1.3 * math.sqrt(width / self._tolerance)
+        wished = 1.1 * (width / self._tolerance) ** 0.4
         return max(1.5, min(wished, 8.0, 1.6 * _WIDE / size))
 
     def _compute(self, direction: _Direction, tilt: pld.Tilt, fineness: float, tail: float) -> int:
-        laws = [
-            pld.law(self._steps, bound, direction.sign, tilt, fineness, tail)
-            for bound in (rounding.lower, rounding.upper)
-        ]
-        direction.add(*laws)
-        return laws[1].mass.size
+        below = pld.law(self._steps, -1, direction.sign, tilt, fineness, tail)
+        above = pld.law(self._steps, 1, direction.sign, tilt, fineness, tail)
+        direction.add(above=above, below=below)
+        return above.mass.size
 
     def _tail(self, delta: float) -> float:
         """What of one run may lie beyond its grid."""
@@ -246,7 +254,7 @@ def _collapsed(steps: list[tuple[Pair, int]]) -> tuple[float, list[tuple[Pair, i
     """Gather unsampled Gaussian noise into one mu; if there is more than that, make it one of the steps."""
     normal = [(pair, count) for pair, count in steps if _is_normal(pair)]
     others = [step for step in steps if not _is_normal(step[0])]
-    mu = math.sqrt(math.fsum(count * pair.noise.shift**2 for pair, count in normal))  # type: ignore[attr-defined]
+    mu = math.sqrt(math.fsum(count * pair.noise.shift**2 for pair, count in normal))
     if others and normal:
         others.append((Pair(NormalNoise(mu * (1.0 + 1e-15)), 1.0), 1))
     return mu, others
@@ -256,7 +264,7 @@ def _is_normal(pair: Pair) -> bool:
     return isinstance(pair.noise, NormalNoise) and pair.probability == 1.0
 
 
-def _worse(bounds: object) -> tuple[float, float]:
+def _worse(bounds: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """The larger of the lower and the larger of the upper bounds."""
-    lows, highs = zip(*bounds, strict=True)  # type: ignore[call-overload]
+    lows, highs = zip(*bounds, strict=True)
     return max(lows), max(highs)

@@ -60,7 +60,7 @@ def _right_share(cells: Cells, x: Array, ratio: Array, share: float, sign: int) 
     gap = np.exp(x[:-1]) * np.expm1(x[1:] - x[:-1]) / share
     mean, known = _mean(cells, sign)
     error = 4.0 * ROUNDING * (1.0 + np.abs(ratio[:-1]) + np.abs(ratio[1:]))
-    right = (mean - ratio[:-1] + sign * error) / gap
+    right = _quotient(mean - ratio[:-1] + sign * error, gap, np.nan)
     worst = 1.0 if sign > 0 else 0.0
     return np.clip(np.where(known & np.isfinite(right), right, worst), 0.0, 1.0)
 
