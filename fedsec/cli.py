@@ -77,7 +77,7 @@ def _sampling_options(command: _Command) -> _Command:
     """Options of every command that accounts for sampled Gaussian steps."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option("--accountant", type=click.Choice(["rdp"]), default="rdp", show_default=True),
+        click.option("--accountant", type=click.Choice(["pld", "rdp"]), default="rdp", show_default=True),
         click.option("--delta", type=float, required=True, help="In (0, 1)."),
         click.option("--steps", type=click.IntRange(1, 2**53), required=True, help="How many noisy steps."),
         click.option(
@@ -92,6 +92,13 @@ def _sampling_options(command: _Command) -> _Command:
     return command
 
 
+def _accountant(name: str) -> type[PLDAccountant] | type[RDPAccountant]:
+    """The class behind a name on the command line."""
+    from fedsec.accounting import PLDAccountant, RDPAccountant
+
+    return PLDAccountant if name == "pld" else RDPAccountant
+
+
 @commands.command()
 @click.option("--noise-multiplier", type=float, required=True, help="Noise stddev over L2 sensitivity.")
 @_sampling_options
@@ -104,10 +111,8 @@ def epsilon(
     as_json: bool,
 ) -> None:
     """Print the epsilon that steps of Gaussian noise cost, as an upper bound."""
-    from fedsec.accounting import RDPAccountant
-
     step = _step(noise_multiplier, sampling_probability)
-    lower, upper = RDPAccountant().compose(step, steps).epsilon_interval(delta)
+    lower, upper = _accountant(accountant)().compose(step, steps).epsilon_interval(delta)
     if as_json:
         print_json({"epsilon_upper": upper, "epsilon_lower": lower, "delta": delta, "accountant": accountant})
     else:
@@ -127,15 +132,18 @@ def calibrate(
     as_json: bool,
 ) -> None:
     """Print the least noise multiplier that keeps epsilon within a target."""
-    from fedsec.accounting import RDPAccountant, calibrate_noise_multiplier
+    from fedsec.accounting import calibrate_noise_multiplier
+
+    kind = _accountant(accountant)
 
     noise_multiplier = calibrate_noise_multiplier(
         lambda z: _step(z, sampling_probability),
         count=steps,
         target_epsilon=target_epsilon,
         target_delta=delta,
+        accountant=kind,
     )
-    upper = RDPAccountant().compose(_step(noise_multiplier, sampling_probability), steps).epsilon(delta)
+    upper = kind().compose(_step(noise_multiplier, sampling_probability), steps).epsilon(delta)
     if as_json:
         print_json(
             {

@@ -30,7 +30,8 @@ def log_delta(mu: float, epsilon: float, side: int) -> float:
         first, second = (_mills(float(erfcx(x / math.sqrt(2.0)))) for x in (a, b))
         exponent = -0.5 * a * a
     size = 1.0 + (abs(a) + abs(epsilon / mu) + mu) * abs(a) + b * b * (a < 0.0)
-    value = first - second + side * 16.0 * _UNIT * (1.0 + min(abs(a), 40.0) ** 2 * (a < 0.0)) * (first + second)
+    digits = 1.0 + min(abs(a), 40.0) ** 2 * (a < 0.0)
+    value = first - second + side * 16.0 * _UNIT * digits * (first + second)
     if value <= 0.0:
         return -math.inf
     return min(0.0, exponent + math.log(value) + side * 8.0 * _UNIT * (size + abs(exponent)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -34,18 +34,6 @@ class Cells(NamedTuple):
     p: Array
     q_error: Array
     p_error: Array
-
-
-class Noise(Protocol):
-    """Noise around 0 (Q) against noise around a shift (P), through the loss y = log(P/Q)."""
-
-    @property
-    def shift(self) -> float: ...
-    @property
-    def farthest(self) -> float: ...
-    def tails(self, y: Array) -> tuple[Array, Array, Array, Array]: ...
-    def digits(self, y: Array) -> Array: ...
-    def ends(self, tail: float) -> tuple[float, float]: ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +86,9 @@ class LaplaceNoise:
     def ends(self, tail: float) -> tuple[float, float]:
         """All losses lie between these."""
         return -self.shift, self.shift
+
+
+Noise: TypeAlias = NormalNoise | LaplaceNoise
 
 
 @dataclass(frozen=True)

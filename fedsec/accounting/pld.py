@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec.accounting.pairs import LaplaceNoise, NormalNoise, Pair
-from fedsec.accounting.rdp import ROUNDING, Array
+from fedsec.accounting.rdp import Array
 from fedsec.accounting.rounding import Atoms, lower, upper
 
 _UNIT = 2.0**-52
@@ -32,8 +32,11 @@ _MOST_NODES = 2**14  # of one mechanism, far out
 _SUM = 2.0**-40  # relative error of a sum over the grid, and of logarithms
 _DEPTH = 60.0
 _CUT = math.exp(-_DEPTH)
-_HALVINGS = 60
-_EXPONENTS = np.geomspace(0.25, 64.0, 17)  # of the Chernoff bound, in standard deviations
+_STEPS = 60
+_ALLOWANCE = 4.0  # in nats: how much of the digits below `_OUTSIDE` a lighter tail may cost
+_EXPONENTS: Array = np.geomspace(
+    0.25, 64.0, 17, dtype=np.float64
+)  # of the Chernoff bound, in standard deviations
 
 Steps = Sequence[tuple[Pair, int]]
 
@@ -46,7 +49,8 @@ class Tilt(NamedTuple):
     bound: float  # what the coarse law gives there
 
 
-class Grid(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Grid:
     """One mechanism's nodes, at losses anchor + h index."""
 
     anchor: float
@@ -55,7 +59,8 @@ class Grid(NamedTuple):
 
     @property
     def x(self) -> Array:
-        return self.anchor + self.h * self.index
+        """Losses of the nodes, ascending."""
+        return np.asarray(self.anchor + self.h * self.index, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,19 +105,41 @@ class Law:
         high = self._chernoff(delta)
         if high <= 0.0 or self.side * (self.delta(0.0) - delta) <= 0.0 < self.side:
             return 0.0
+        low, high = self._bracket(delta, high)
+        return self._narrowed(delta, low, high) if low < high else 0.0
+
+    def _bracket(self, delta: float, high: float) -> tuple[float, float]:
+        """Walk down from an epsilon that meets delta to one that misses it; (0, 0) if there is none."""
         width = 1.0 / self.theta
         low = max(high - width, 0.0)
         while self.delta(low) <= delta:
             if low == 0.0:
-                return 0.0
+                return 0.0, 0.0
             high, width = low, 2.0 * width
             low = max(low - width, 0.0)
-        for _ in range(_HALVINGS):
-            if high - low <= 1e-9 * high:
+        return low, high
+
+    def _narrowed(self, delta: float, low: float, high: float) -> float:
+        """Regula falsi on log(delta), the Illinois variant; the end that is returned was checked."""
+        above, below = self._miss(low, delta), self._miss(high, delta)
+        moved = 0
+        for _ in range(_STEPS):
+            if high - low <= 1e-9 * high or (-below if self.side > 0 else above) <= 1e-9:
                 break
-            middle = 0.5 * (low + high)
-            low, high = (low, middle) if self.delta(middle) <= delta else (middle, high)
+            middle = low + (high - low) * min(max(above / (above - below), 0.01), 0.99)
+            miss = self._miss(middle, delta)
+            if miss <= 0.0:
+                high, below, above = middle, miss, above / (2.0 if moved == 1 else 1.0)
+                moved = 1
+            else:
+                low, above, below = middle, miss, below / (2.0 if moved == -1 else 1.0)
+                moved = -1
         return high if self.side > 0 else low
+
+    def _miss(self, epsilon: float, delta: float) -> float:
+        """By how much log(delta) is missed at epsilon."""
+        value = self.delta(epsilon)
+        return math.log(value / delta) if value > 1e-300 * delta else -700.0
 
     def _chernoff(self, delta: float) -> float:
         """Epsilon from the cumulant alone, where even a bound from above meets delta."""
@@ -128,7 +155,7 @@ def gain(theta: float) -> float:
 
 
 def _roughness(theta: float, h: float, size: int) -> float:
-    """A bound on the Euclidean norm of g at points h apart: at most the integral of g^2 over h, plus its peak."""
+    """Bound the Euclidean norm of g at points h apart: the sum of g^2 is within its peak of int g^2 / h."""
     integral = 1.0 / (theta * (2.0 * theta + 1.0) * (2.0 * theta + 2.0))
     peak = gain(theta) ** 2
     return math.sqrt(min(integral / h + peak, size * peak))
@@ -162,16 +189,16 @@ class _Probe:
         A smaller one means lighter tails, hence a smaller window, at the price of digits that are there.
         """
         usual = self.deviation(0.0)
-        theta = np.geomspace(1e-6, 60.0, 65) / (usual * math.sqrt(self.count))
+        theta: Array = np.geomspace(1e-6, 60.0, 65, dtype=np.float64) / (usual * math.sqrt(self.count))
         value = bound(theta, self.cumulant(theta))
         best = int(np.argmin(value))
         good = (value <= value[best] + allowance) & (theta >= 0.25 * theta[best])
-        chosen = int(np.argmax(good))
-        return Tilt(float(theta[chosen]), max(self.deviation(float(theta[chosen])), 0.05 * usual), float(value[best]))
+        chosen = float(theta[np.argmax(good)])
+        return Tilt(chosen, max(self.deviation(chosen), 0.05 * usual), float(value[best]))
 
 
 def _cumulant(theta: Array, loss: Array, mass: Array) -> Array:
-    """log E[e^(theta loss)] for masses that sum to 1, to full relative accuracy near 0."""
+    """Logarithm of E[e^(theta loss)] for masses that sum to 1, to full relative accuracy near 0."""
     exponent = np.multiply.outer(theta, loss)
     top = exponent.max(axis=1)
     near = top < 600.0
@@ -188,7 +215,7 @@ def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
     low, high = max(low, -600.0), min(high, 600.0)
     width = 0.25 * pair.noise.shift if isinstance(pair.noise, NormalNoise) else 0.02 * (high - low)
     size = int(min(max((high - low) / min(width, 0.5), 16), 4000)) + 1
-    cells = pair.noise_cells(np.linspace(low - 1e-6 * (high - low), high, size))
+    cells = pair.noise_cells(np.linspace(low - 1e-6 * (high - low), high, size, dtype=np.float64))
     q, p = cells.q[1:-1], cells.p[1:-1]
     mass = q if sign < 0 else (1.0 - pair.probability) * q + pair.probability * p
     kept = (q > 0.0) & (p > 0.0) & (mass > 0.0)
@@ -200,13 +227,20 @@ def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
 
 def tilt_for_delta(steps: Steps, sign: int, delta: float, tail: float) -> Tilt:
     """The tilt for the epsilon that belongs to delta."""
-    inverse = -math.log(delta)
-    return _Probe(steps, sign, tail).tilt(lambda theta, total: (total - _log_gain(theta) + inverse) / theta, 0.0)
+
+    def bound(theta: Array, total: Array) -> Array:
+        return np.asarray((total - _log_gain(theta) - math.log(delta)) / theta)
+
+    return _Probe(steps, sign, tail).tilt(bound, 0.0)
 
 
 def tilt_for_epsilon(steps: Steps, sign: int, epsilon: float, tail: float) -> Tilt:
     """The tilt for the delta that belongs to epsilon."""
-    return _Probe(steps, sign, tail).tilt(lambda theta, total: total - _log_gain(theta) - theta * epsilon, 4.0)
+
+    def bound(theta: Array, total: Array) -> Array:
+        return total - _log_gain(theta) - theta * epsilon
+
+    return _Probe(steps, sign, tail).tilt(bound, _ALLOWANCE)
 
 
 def _log_gain(theta: Array) -> Array:
@@ -261,14 +295,15 @@ def _offsets(end: float, fineness: float, widest: float) -> npt.NDArray[np.int64
     last = math.ceil(end - 1e-6)
     ends = np.array([last, last + 1, last + 2], dtype=np.float64)
     index = np.unique(np.concatenate([*parts, ends]).astype(np.int64))
-    return index[index <= last + 2]
+    kept: npt.NDArray[np.int64] = index[index <= last + 2]
+    return kept
 
 
 def _anchor(pair: Pair, h: float, low: float) -> float:
     """The loss where most of Q lies: on the grid it needs no rounding."""
     if isinstance(pair.noise, LaplaceNoise):
         return low
-    anchor = pair.loss(-0.5 * pair.noise.shift**2) if isinstance(pair.noise, NormalNoise) else low
+    anchor = pair.loss(-0.5 * pair.noise.shift**2)
     for _ in range(2):
         cells = pair.cells(np.array([anchor - 0.5 * h, anchor + 0.5 * h]))
         if cells.q[1] > 1e3 * cells.q_error[1]:
@@ -276,7 +311,8 @@ def _anchor(pair: Pair, h: float, low: float) -> float:
     return anchor
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Part:
     """One mechanism's tilted law at losses origin + h index, and how often it runs."""
 
     origin: float
@@ -311,13 +347,15 @@ def _part(grid: Grid, atoms: Atoms, sign: int, theta: float, count: int) -> _Par
 
 def _window(parts: Sequence[_Part]) -> tuple[int, int]:
     """First and last index between which the composed law lies, but for `_OUTSIDE` on either side."""
-    variance = sum(part.count * float(part.mass @ part.index.astype(float) ** 2) for part in parts)
-    exponents = _EXPONENTS / max(math.sqrt(variance), 1.0)
+    variance = sum(part.count * float(part.mass @ part.index.astype(np.float64) ** 2) for part in parts)
+    exponents: Array = _EXPONENTS / max(math.sqrt(variance), 1.0)
     ends = []
     for sign in (1.0, -1.0):
         total = np.zeros_like(exponents)
         for part in parts:
-            total += part.count * (_cumulant(sign * exponents, part.index, part.mass) + part.error)
+            total = total + part.count * (
+                _cumulant(sign * exponents, part.index.astype(np.float64), part.mass) + part.error
+            )
         ends.append(float(np.min((total - math.log(_OUTSIDE)) / exponents)))
     return -math.ceil(ends[1]) - 1, math.ceil(ends[0]) + 1
 

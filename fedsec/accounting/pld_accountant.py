@@ -17,7 +17,7 @@ from fedsec.accounting.events import Event, NeighboringRelation
 from fedsec.accounting.pairs import NormalNoise, Pair, pair_of
 from fedsec.errors import UnsupportedError
 
-_FINENESS = 1.0 / 16.0  # of the first grid
+_FINENESS = 1.0 / 28.0  # of the first grid
 _PASSES = 6
 _KEPT = 8  # laws that later questions may use
 _WIDE = 2**19  # points at which a finer grid is not worth its time
@@ -190,7 +190,7 @@ class _Curve:
     def _aim(self, direction: _Direction, delta: float, tail: float) -> pld.Tilt:
         """The tilt at about the right epsilon: where Rényi bounds are loose, theirs is far too large."""
         tilt = pld.tilt_for_delta(self._steps, direction.sign, delta, tail)
-        law = pld.law(self._steps, 1, direction.sign, tilt, 4.0 * _FINENESS, tail)
+        law = pld.law(self._steps, 1, direction.sign, tilt, 8.0 * _FINENESS, tail)
         direction.add(above=law)
         epsilon = direction.epsilon(delta)[1]
         if not 0.0 < epsilon < math.inf:
@@ -217,14 +217,14 @@ class _Curve:
         """By how much finer the next grid is: the width falls with its square at least."""
         low, high = bounds
         width = (high - low) / high if high > 0.0 else 0.0
-        wished = 1.1 * (width / self._tolerance) ** 0.4
+        wished = 1.1 * math.pow(width / self._tolerance, 0.4)
         return max(1.5, min(wished, 8.0, 1.6 * _WIDE / size))
 
     def _compute(self, direction: _Direction, tilt: pld.Tilt, fineness: float, tail: float) -> int:
         below = pld.law(self._steps, -1, direction.sign, tilt, fineness, tail)
         above = pld.law(self._steps, 1, direction.sign, tilt, fineness, tail)
         direction.add(above=above, below=below)
-        return above.mass.size
+        return int(above.mass.size)
 
     def _tail(self, delta: float) -> float:
         """What of one run may lie beyond its grid."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedsec.accounting.pairs import Cells, Pair
 from fedsec.accounting.rdp import ROUNDING, Array
@@ -65,7 +66,7 @@ def _right_share(cells: Cells, x: Array, ratio: Array, share: float, sign: int) 
     return np.clip(np.where(known & np.isfinite(right), right, worst), 0.0, 1.0)
 
 
-def _mean(cells: Cells, sign: int) -> tuple[Array, Array]:
+def _mean(cells: Cells, sign: int) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Mean of the noise's P/Q in each cell, in doubt too large (+1) or too small; and where it is known."""
     known = cells.q > 4.0 * cells.q_error + 1e-290
     mean = (cells.p + sign * cells.p_error) / np.where(known, cells.q - sign * cells.q_error, 1.0)
@@ -124,7 +125,7 @@ def _merged(near: tuple[Array, Array], far: tuple[Array, Array], node: Array) ->
     excess = _after(from_left * (1.0 - fits), 0.0)  # goes back to where it came from
     moved = share * near[0] * (1.0 - kept) + np.where(below, excess, 0.0)
     result: Array = own - share * near[0] * (1.0 - kept) + from_right + from_left * fits
-    return np.maximum(result + np.where(below, 0.0, excess), 0.0) + _after(moved, 0.0)
+    return np.asarray(np.maximum(result + np.where(below, 0.0, excess), 0.0) + _after(moved, 0.0))
 
 
 def _exchanged(mass: Array, offset: Array, to_right: Array, to_left: Array) -> tuple[Array, Array, Array]:
