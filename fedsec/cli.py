@@ -21,7 +21,7 @@ from fedsec import __version__
 from fedsec.errors import FedsecError, MissingExtraError
 
 if TYPE_CHECKING:
-    from fedsec.accounting import Event
+    from fedsec.accounting import Event, PLDAccountant, RDPAccountant
 
 _POISSON_ONLY = (
     "This holds for Poisson sampling only. A loader that shuffles the data and cuts batches of fixed size "
@@ -117,7 +117,7 @@ def epsilon(
         print_json({"epsilon_upper": upper, "epsilon_lower": lower, "delta": delta, "accountant": accountant})
     else:
         rows = {"epsilon, at most": _upwards(upper), "delta": delta, "noise multiplier": noise_multiplier}
-        _print_budget("What it costs", rows, sampling_probability, steps)
+        _print_budget("What it costs", rows, sampling_probability, steps, accountant)
 
 
 @commands.command()
@@ -159,7 +159,7 @@ def calibrate(
             "epsilon, at most": _upwards(upper),
             "delta": delta,
         }
-        _print_budget("What it takes", rows, sampling_probability, steps)
+        _print_budget("What it takes", rows, sampling_probability, steps, accountant)
 
 
 def _step(noise_multiplier: float, sampling_probability: float) -> Event:
@@ -168,7 +168,9 @@ def _step(noise_multiplier: float, sampling_probability: float) -> Event:
     return PoissonSampled(Gaussian(noise_multiplier), sampling_probability)
 
 
-def _print_budget(title: str, rows: Mapping[str, object], sampling_probability: float, steps: int) -> None:
+def _print_budget(
+    title: str, rows: Mapping[str, object], sampling_probability: float, steps: int, accountant: str
+) -> None:
     """Print what was asked and found, with the relation and the sampler in words."""
     sampled = sampling_probability < 1.0
     sampler = (
@@ -180,7 +182,7 @@ def _print_budget(title: str, rows: Mapping[str, object], sampling_probability: 
         "steps": steps,
         "sampler": sampler,
         "relation": "one record is added or removed",
-        "accountant": "RDP (upper bound, rounded up)",
+        "accountant": f"{accountant.upper()} (upper bound, rounded up)",
     }
     note = _POISSON_ONLY if sampled else "Sampling is not counted: this holds for any order of the records."
     print_table(title, {**rows, **setting}, note)

@@ -121,6 +121,7 @@ class RDPAccountant(Accountant):
         super().__init__(neighboring_relation=neighboring_relation)
         self._start = _START if orders is None else np.unique(_check_orders(orders)) - 1.0
 
+    @_INFINITE_IS_MEANT
     def _check(self, mechanism: Event) -> None:
         cumulant(mechanism, np.ones(1), self._relation)
 

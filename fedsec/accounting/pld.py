@@ -249,7 +249,8 @@ def _log_gain(theta: Array) -> Array:
 
 def law(steps: Steps, side: int, sign: int, tilt: Tilt, fineness: float, tail: float) -> Law:
     """Compose on a grid whose step is about `fineness` times the deviation of one step's loss."""
-    h = max(fineness * tilt.deviation, 1e-290)
+    spans = (pair.range(tail) for pair, _ in steps)
+    h = max(fineness * tilt.deviation, max(high - low for low, high in spans) * 2.0**-45, 1e-290)
     rounding = upper if side > 0 else lower
     for _ in range(4):
         h = _fitted(h, steps)

@@ -20,6 +20,7 @@ from fedsec.errors import UnsupportedError
 _FINENESS = 1.0 / 28.0  # of the first grid
 _PASSES = 6
 _KEPT = 8  # laws that later questions may use
+_FINEST = 2.0**-10  # below it rounding is what widens the interval
 _WIDE = 2**19  # points at which a finer grid is not worth its time
 _LEAST_DELTA = 1e-300
 
@@ -183,7 +184,7 @@ class _Curve:
                 return
             worst = max(self._directions, key=lambda d: bounds[d.sign][1])
             size = self._compute(worst, tilts[worst.sign], fineness[worst.sign], tail)
-            if size > _WIDE:
+            if size > _WIDE or fineness[worst.sign] < _FINEST:
                 return
             fineness[worst.sign] /= self._factor(worst.epsilon(delta), size)
 
@@ -209,7 +210,7 @@ class _Curve:
                 if high <= low * (1.0 + 10.0 * self._tolerance):
                     break
                 size = self._compute(direction, tilt, fineness, tail)
-                if size > _WIDE:
+                if size > _WIDE or fineness < _FINEST:
                     break
                 fineness /= self._factor(direction.delta(epsilon), size)
 
