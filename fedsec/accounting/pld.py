@@ -31,6 +31,7 @@ _MOST_POINTS = 2**20
 _MOST_NODES = 2**14  # of one mechanism, far out
 _SUM = 2.0**-40  # relative error of a sum over the grid, and of logarithms
 _DEPTH = 60.0
+_INSET = 1e-12  # how far nodes lie inside the atoms they are meant for, so that rounding does not part them
 _CUT = math.exp(-_DEPTH)
 _STEPS = 60
 _ALLOWANCE = 4.0  # in nats: how much of the digits below `_OUTSIDE` a lighter tail may cost
@@ -270,7 +271,7 @@ def _fitted(h: float, steps: Steps) -> float:
     if not isinstance(noise, LaplaceNoise):
         return h
     low, high = steps[0][0].range(0.0)
-    return (high - low) / max(1, math.ceil((high - low) / h))
+    return (high - low) * (1.0 - 2.0 * _INSET) / max(1, math.ceil((high - low) / h))
 
 
 def _grid(pair: Pair, h: float, theta: float, fineness: float, tail: float) -> Grid:
@@ -303,7 +304,7 @@ def _offsets(end: float, fineness: float, widest: float) -> npt.NDArray[np.int64
 def _anchor(pair: Pair, h: float, low: float) -> float:
     """The loss where most of Q lies: on the grid it needs no rounding."""
     if isinstance(pair.noise, LaplaceNoise):
-        return low
+        return low + _INSET * (pair.range(0.0)[1] - low)
     anchor = pair.loss(-0.5 * pair.noise.shift**2)
     for _ in range(2):
         cells = pair.cells(np.array([anchor - 0.5 * h, anchor + 0.5 * h]))

@@ -183,10 +183,14 @@ class _Curve:
             if high <= low * (1.0 + self._tolerance):
                 return
             worst = max(self._directions, key=lambda d: bounds[d.sign][1])
+            before = bounds[worst.sign]
             size = self._compute(worst, tilts[worst.sign], fineness[worst.sign], tail)
             if size > _WIDE or fineness[worst.sign] < _FINEST:
                 return
-            fineness[worst.sign] /= self._factor(worst.epsilon(delta), size)
+            after = worst.epsilon(delta)
+            if before[0] > 0.0 and after[1] - after[0] > 0.9 * (before[1] - before[0]):
+                return  # rounding is what widens it
+            fineness[worst.sign] /= self._factor(after, size)
 
     def _aim(self, direction: _Direction, delta: float, tail: float) -> pld.Tilt:
         """The tilt at about the right epsilon: where Rényi bounds are loose, theirs is far too large."""

@@ -109,6 +109,7 @@ def _merged(near: tuple[Array, Array], far: tuple[Array, Array], node: Array) ->
     from the next one above, otherwise from the one below: as much as brings the mean to the node. What
     cannot be helped so is put on the next node below, which lowers R and hence the hockey stick.
     """
+    near, far = _settled(near, far, node)
     mass = near[0] + far[0]
     lift = far[0] * (far[1] - node)
     sink = near[0] * (node - near[1])
@@ -126,6 +127,20 @@ def _merged(near: tuple[Array, Array], far: tuple[Array, Array], node: Array) ->
     moved = share * near[0] * (1.0 - kept) + np.where(below, excess, 0.0)
     result: Array = own - share * near[0] * (1.0 - kept) + from_right + from_left * fits
     return np.asarray(np.maximum(result + np.where(below, 0.0, excess), 0.0) + _after(moved, 0.0))
+
+
+def _settled(
+    near: tuple[Array, Array], far: tuple[Array, Array], node: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Put each atom on its true side where doubt has moved its mean across a node.
+
+    One that doubt has moved beyond the next node below is dropped: there is nowhere to put it.
+    """
+    crossed = np.where(far[1] < node, far[0], 0.0)
+    mass = near[0] + crossed
+    mean = np.where(crossed > 0.0, _quotient(near[0] * near[1] + crossed * far[1], mass), near[1])
+    mass = np.where(mean < _before(node, -np.inf), 0.0, mass)
+    return (mass, mean), (far[0] - crossed, np.where(crossed > 0.0, node, far[1]))
 
 
 def _exchanged(mass: Array, offset: Array, to_right: Array, to_left: Array) -> tuple[Array, Array, Array]:

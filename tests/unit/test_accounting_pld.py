@@ -90,6 +90,15 @@ class TestOneRun:
         truth = one_run("gaussian", 0.8, 0.2, epsilon)
         assert low <= truth <= high <= 1.02 * truth
 
+    def test_cells_whose_means_drown_in_rounding(self):
+        """Found by random draws: a lower bound 7 % of delta above the truth."""
+        z, q, delta = 1.579941664282146, 1.8672325585705953e-06, 4.8488522699003285e-15
+        lower, upper = sampled(z, q, 1).epsilon_interval(delta)
+        assert one_run("gaussian", z, q, lower) >= delta >= one_run("gaussian", z, q, upper)
+        pair = Pair(NormalNoise(1.0 / z), q)
+        x = np.arange(-2e-6, 2e-5, 2e-10)
+        assert rounding.lower(pair, x, 1).mass.sum() <= 1.0
+
     def test_laplace_has_a_closed_form(self):
         lower, upper = PLDAccountant().compose(Laplace(1.0)).epsilon_interval(1e-5)
         truth = 1.0 + 2.0 * mpmath.log1p(mpmath.mpf("-1e-5"))
@@ -118,7 +127,7 @@ class TestManyRuns:
 
     def test_a_million_steps_at_a_small_rate(self):
         lower, upper = sampled(1.0, 1e-5, 10**6).epsilon_interval(1e-9)
-        assert upper <= 1.01 * lower
+        assert upper <= 1.02 * lower
         assert sampled_delta(1.0, 1e-5, 10**6, lower) >= 1e-9
         assert sampled_delta(1.0, 1e-5, 10**6, upper) <= 1e-9
 
