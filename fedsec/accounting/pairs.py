@@ -104,6 +104,8 @@ class Pair:
 
     def loss(self, y: float) -> float:
         """Loss of the sampled pair where the noise has loss y."""
+        if self.probability == 1.0:
+            return min(y, _FARTHEST)
         return math.log1p(self.probability * math.expm1(min(y, _FARTHEST))) if y > -_FARTHEST else self.least
 
     @property

@@ -138,6 +138,11 @@ class TestManyRuns:
         assert many_runs(parts, lower) >= 1e-10 * (1 - 1e-7)
         assert many_runs(parts, upper) <= 1e-10 * (1 + 1e-7)
 
+    def test_laplace_noise_far_below_the_sensitivity(self):
+        lower, upper = PLDAccountant().compose(Laplace(0.0102), 243).epsilon_interval(6e-12)
+        assert 0.0 < lower <= upper < 243 / 0.0102
+        assert upper <= 1.001 * lower
+
     def test_different_mechanisms(self):
         events = [PoissonSampled(Gaussian(1.0), 0.02), PoissonSampled(Gaussian(2.0), 0.05)]
         lower, upper = PLDAccountant().compose(Composed(events), 400).epsilon_interval(1e-6)
