@@ -65,3 +65,11 @@ def whole(name: str, value: object, *, minimum: int, maximum: int | None = None)
     if number < minimum or (maximum is not None and number > maximum):
         raise InvalidArgumentError(f"{name} must be {allowed}, got {number}")
     return number
+
+
+def within(name: str, value: object, minimum: float, maximum: float) -> float:
+    """A number in [minimum, maximum]."""
+    number = real(name, value)
+    if not minimum <= number <= maximum:
+        raise InvalidArgumentError(f"{name} must be in [{minimum:g}, {maximum:g}], got {number!r}")
+    return number

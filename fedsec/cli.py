@@ -20,7 +20,7 @@ from fedsec import __version__
 from fedsec.errors import FedsecError, MissingExtraError
 
 if TYPE_CHECKING:
-    from fedsec.accounting import Event
+    from fedsec.accounting import Event, PLDAccountant, RDPAccountant
 
 _POISSON_ONLY = (
     "This holds for Poisson sampling only. A loader that shuffles the data and cuts batches of fixed size "
@@ -82,7 +82,7 @@ def _sampling_options(command: _Command) -> _Command:
     """Options of every command that accounts for sampled Gaussian steps."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option("--accountant", type=click.Choice(["rdp"]), default="rdp", show_default=True),
+        click.option("--accountant", type=click.Choice(["pld", "rdp"]), default="rdp", show_default=True),
         click.option("--delta", type=float, required=True, help="In (0, 1)."),
         click.option("--steps", type=_Whole(1, 2**53), required=True, help="How many noisy steps."),
         click.option(
@@ -97,6 +97,13 @@ def _sampling_options(command: _Command) -> _Command:
     return command
 
 
+def _accountant(name: str) -> type[PLDAccountant] | type[RDPAccountant]:
+    """The class behind a name on the command line."""
+    from fedsec.accounting import PLDAccountant, RDPAccountant
+
+    return PLDAccountant if name == "pld" else RDPAccountant
+
+
 @commands.command()
 @click.option("--noise-multiplier", type=float, required=True, help="Noise stddev over L2 sensitivity.")
 @_sampling_options
@@ -109,15 +116,13 @@ def epsilon(
     as_json: bool,
 ) -> None:
     """Print the epsilon that steps of Gaussian noise cost, as an upper bound."""
-    from fedsec.accounting import RDPAccountant
-
     step = _step(noise_multiplier, sampling_probability)
-    lower, upper = RDPAccountant().compose(step, steps).epsilon_interval(delta)
+    lower, upper = _accountant(accountant)().compose(step, steps).epsilon_interval(delta)
     if as_json:
         print_json({"epsilon_upper": upper, "epsilon_lower": lower, "delta": delta, "accountant": accountant})
     else:
         rows = {"epsilon, at most": _upwards(upper), "delta": delta, "noise multiplier": noise_multiplier}
-        _print_budget("What it costs", rows, sampling_probability, steps)
+        _print_budget("What it costs", rows, sampling_probability, steps, accountant)
 
 
 @commands.command()
@@ -132,15 +137,18 @@ def calibrate(
     as_json: bool,
 ) -> None:
     """Print the least noise multiplier that keeps epsilon within a target."""
-    from fedsec.accounting import RDPAccountant, calibrate_noise_multiplier
+    from fedsec.accounting import calibrate_noise_multiplier
+
+    kind = _accountant(accountant)
 
     noise_multiplier = calibrate_noise_multiplier(
         lambda z: _step(z, sampling_probability),
         count=steps,
         target_epsilon=target_epsilon,
         target_delta=delta,
+        accountant=kind,
     )
-    upper = RDPAccountant().compose(_step(noise_multiplier, sampling_probability), steps).epsilon(delta)
+    upper = kind().compose(_step(noise_multiplier, sampling_probability), steps).epsilon(delta)
     if as_json:
         print_json(
             {
@@ -156,7 +164,7 @@ def calibrate(
             "epsilon, at most": _upwards(upper),
             "delta": delta,
         }
-        _print_budget("What it takes", rows, sampling_probability, steps)
+        _print_budget("What it takes", rows, sampling_probability, steps, accountant)
 
 
 def _step(noise_multiplier: float, sampling_probability: float) -> Event:
@@ -165,7 +173,9 @@ def _step(noise_multiplier: float, sampling_probability: float) -> Event:
     return PoissonSampled(Gaussian(noise_multiplier), sampling_probability)
 
 
-def _print_budget(title: str, rows: Mapping[str, object], sampling_probability: float, steps: int) -> None:
+def _print_budget(
+    title: str, rows: Mapping[str, object], sampling_probability: float, steps: int, accountant: str
+) -> None:
     """Print what was asked and found, with the relation and the sampler in words."""
     sampled = sampling_probability < 1.0
     sampler = (
@@ -177,7 +187,7 @@ def _print_budget(title: str, rows: Mapping[str, object], sampling_probability: 
         "steps": steps,
         "sampler": sampler,
         "relation": "one record is added or removed",
-        "accountant": "RDP (upper bound, rounded up)",
+        "accountant": f"{accountant.upper()} (upper bound, rounded up)",
     }
     note = _POISSON_ONLY if sampled else "Sampling is not counted: this holds for any order of the records."
     print_table(title, {**rows, **setting}, note)

@@ -1,4 +1,4 @@
-"""What a mechanism costs: events, the RDP accountant, calibration.
+"""What a mechanism costs: events, the PLD and RDP accountants, calibration.
 
 Events describe what was done, an accountant adds up what it cost, and `calibrate_noise_multiplier` finds
 the noise for a target. Nothing here draws noise or touches data.
@@ -16,6 +16,7 @@ from fedsec.accounting.events import (
     PoissonSampled,
     Repeated,
 )
+from fedsec.accounting.pld_accountant import PLDAccountant
 
 __all__ = [
     "Composed",
@@ -24,6 +25,7 @@ __all__ = [
     "Laplace",
     "NeighboringRelation",
     "NonPrivate",
+    "PLDAccountant",
     "PoissonSampled",
     "RDPAccountant",
     "Repeated",

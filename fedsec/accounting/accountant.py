@@ -12,8 +12,10 @@ References
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,9 @@ from fedsec.accounting.events import (
 from fedsec.accounting.rdp import ROUNDING, SLACK, Array, cumulant
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _START = np.exp2(np.arange(-6.0, 13.0))  # orders minus one, where the search begins
 _TINY = 1e-300  # no cumulant counts for less: underflow must not make anything free
 _STRIDES = 4.0 ** np.arange(1.0, 17.0)  # how it goes on beyond an end,
@@ -39,7 +44,52 @@ _ZOOMS = 5  # how often the bracket around the best order shrinks to an eighth
 _INFINITE_IS_MEANT = np.errstate(over="ignore", divide="ignore")
 
 
-class RDPAccountant:
+class Accountant(abc.ABC):
+    """What all accountants share: a relation, and the events composed so far."""
+
+    def __init__(self, *, neighboring_relation: NeighboringRelation) -> None:
+        self._relation = check_relation(neighboring_relation)
+        self._counts: dict[Event, int] = {}
+
+    @property
+    def neighboring_relation(self) -> NeighboringRelation:
+        """The relation that every answer refers to."""
+        return self._relation
+
+    def compose(self, event: Event, count: int = 1) -> Self:
+        """Add `count` runs of an event, with fresh randomness each, and return this accountant.
+
+        Parameters
+        ----------
+        event : Event
+            What was, or will be, done.
+        count : int
+            A whole number in [1, 2**53].
+
+        Raises
+        ------
+        InvalidTypeError, InvalidArgumentError
+            Not an event, or not such a count; more than 2**53 runs of one mechanism in all.
+        UnsupportedError
+            The event has no valid analysis under this relation.
+
+        Notes
+        -----
+        After an error the accountant is as it was.
+        """
+        added = _tally(check_event("event", event), check_count(count), {})
+        for mechanism in added:
+            self._check(mechanism)
+        total = _tally(event, count, self._counts)
+        self._counts = dict(sorted(total.items(), key=repr))  # whatever the order, the same bits
+        return self
+
+    @abc.abstractmethod
+    def _check(self, mechanism: Event) -> None:
+        """Raise `UnsupportedError` if this mechanism has no valid analysis under the relation."""
+
+
+class RDPAccountant(Accountant):
     """Upper bounds on epsilon and delta of a composition, through Rényi differential privacy.
 
     Parameters
@@ -68,41 +118,12 @@ class RDPAccountant:
         neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
         orders: Sequence[float] | npt.NDArray[np.float64] | None = None,
     ) -> None:
-        self._relation = check_relation(neighboring_relation)
+        super().__init__(neighboring_relation=neighboring_relation)
         self._start = _START if orders is None else np.unique(_check_orders(orders)) - 1.0
-        self._counts: dict[Event, int] = {}
 
-    @property
-    def neighboring_relation(self) -> NeighboringRelation:
-        """The relation that every answer refers to."""
-        return self._relation
-
-    def compose(self, event: Event, count: int = 1) -> RDPAccountant:
-        """Add `count` runs of an event, with fresh randomness each, and return this accountant.
-
-        Parameters
-        ----------
-        event : Event
-            What was, or will be, done.
-        count : int
-            A whole number in [1, 2**53].
-
-        Raises
-        ------
-        InvalidTypeError, InvalidArgumentError
-            Not an event, or not such a count; more than 2**53 runs of one mechanism in all.
-        UnsupportedError
-            The event has no valid analysis under this relation.
-
-        Notes
-        -----
-        After an error the accountant is as it was.
-        """
-        added = _tally(check_event("event", event), check_count(count), {})
-        _cumulant(added, np.ones(1), self._relation)
-        total = _tally(event, count, self._counts)
-        self._counts = dict(sorted(total.items(), key=repr))  # whatever the order, the same bits
-        return self
+    @_INFINITE_IS_MEANT
+    def _check(self, mechanism: Event) -> None:
+        cumulant(mechanism, np.ones(1), self._relation)
 
     @_INFINITE_IS_MEANT
     def rdp(self, orders: Sequence[float] | npt.NDArray[np.float64]) -> Array:
@@ -171,6 +192,10 @@ class RDPAccountant:
     def epsilon_interval(self, delta: float) -> tuple[float, float]:
         """Return (0.0, epsilon(delta)): Rényi divergences say nothing about how small epsilon may be."""
         return 0.0, self.epsilon(delta)
+
+    def delta_interval(self, epsilon: float) -> tuple[float, float]:
+        """Return (0.0, delta(epsilon)), for the same reason."""
+        return 0.0, self.delta(epsilon)
 
     def _cumulant(self, beta: Array) -> Array:
         return _cumulant(self._counts, beta, self._relation)

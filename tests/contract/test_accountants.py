@@ -11,13 +11,14 @@ from fedsec.accounting import (
     Laplace,
     NeighboringRelation,
     NonPrivate,
+    PLDAccountant,
     PoissonSampled,
     RDPAccountant,
     Repeated,
 )
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 
-ACCOUNTANTS = [RDPAccountant]
+ACCOUNTANTS = [RDPAccountant, PLDAccountant]
 EVENTS = [
     Gaussian(1.0),
     Laplace(4.0),
@@ -80,8 +81,8 @@ def test_compose_returns_the_accountant(kind):
         (Gaussian(1.0), -1, InvalidArgumentError),
         (Gaussian(1.0), 2.0, InvalidTypeError),
         (Gaussian(1.0), True, InvalidTypeError),
-        (PoissonSampled(Laplace(1.0), 0.5), 1, UnsupportedError),
-        (Composed([Gaussian(1.0), PoissonSampled(Laplace(1.0), 0.5)]), 1, UnsupportedError),
+        (PoissonSampled(Repeated(Gaussian(1.0), 2), 0.5), 1, UnsupportedError),
+        (Composed([Gaussian(1.0), PoissonSampled(Repeated(Gaussian(1.0), 2), 0.5)]), 1, UnsupportedError),
     ],
 )
 def test_a_rejected_event_leaves_the_ledger_as_it_was(kind, event, count, error):

@@ -46,6 +46,19 @@ def test_calibrate_as_json(capsys):
     assert 0.77 < answer["noise_multiplier"] < 0.78
 
 
+def test_the_tight_accountant(capsys):
+    tight = fedsec.PLDAccountant().compose(fedsec.PoissonSampled(fedsec.Gaussian(1.1), 0.0042667), 3510)
+    status, out, err = run(f"{EPSILON} --json --accountant pld", capsys)
+    answer = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (answer["epsilon_lower"], answer["epsilon_upper"]) == tight.epsilon_interval(1e-5)
+    status, out, err = run(f"{CALIBRATE} --json --accountant pld", capsys)
+    assert (status, err) == (0, "")
+    assert 0.72 < json.loads(out)["noise_multiplier"] < 0.73
+    _, out, _ = run(f"{CALIBRATE} --accountant pld", capsys)
+    assert "PLD (upper bound" in out
+
+
 def test_tables_name_relation_and_sampler(capsys):
     for line, number in ((EPSILON, "1.28022"), (CALIBRATE, "0.773616")):
         status, out, err = run(line, capsys)
