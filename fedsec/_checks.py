@@ -69,7 +69,4 @@ def whole(name: str, value: object, *, minimum: int, maximum: int | None = None)
 
 def within(name: str, value: object, minimum: float, maximum: float) -> float:
     """A number in [minimum, maximum]."""
-    number = real(name, value)
-    if not minimum <= number <= maximum:
-        raise InvalidArgumentError(f"{name} must be in [{minimum:g}, {maximum:g}], got {number!r}")
-    return number
+    return _within(name, value, f"in [{minimum:g}, {maximum:g}]", lambda number: minimum <= number <= maximum)
