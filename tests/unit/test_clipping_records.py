@@ -50,6 +50,17 @@ def test_equals_the_loop(clip_norm):
     assert result.num_records == 11
 
 
+def test_on_a_fine_grid_clipping_is_exact_on_both_sides_of_the_bound():
+    """A gradient within the bound is left alone, one beyond it ends up at the bound, to float32's rounding."""
+    model, (inputs, targets) = convolutional(), records(1)
+    (gradient,) = clipping_reference.record_gradients(model, inputs, targets, cross_entropy)
+    norm, granularity = float(gradient.double().norm()), 2.0**-30
+    for clip_norm in (norm / 3, norm * 0.9999, norm * 1.0001, norm * 3):
+        integers = RecordClipper(clip_norm, granularity).sum(model, inputs, targets, cross_entropy).integers
+        reached = math.sqrt(sum(int(x) ** 2 for x in integers)) * granularity
+        assert reached == pytest.approx(min(norm, clip_norm), rel=1e-6)
+
+
 def test_micro_batches_do_not_change_the_sum():
     """Within float32's rounding of gradients, which may differ with the shape of a batch."""
     model, (inputs, targets) = convolutional(), records(13)
