@@ -56,7 +56,8 @@ def test_on_a_fine_grid_clipping_is_exact_on_both_sides_of_the_bound():
     (gradient,) = clipping_reference.record_gradients(model, inputs, targets, cross_entropy)
     norm, granularity = float(gradient.double().norm()), 2.0**-30
     for clip_norm in (norm / 3, norm * 0.9999, norm * 1.0001, norm * 3):
-        integers = RecordClipper(clip_norm, granularity).sum(model, inputs, targets, cross_entropy).integers
+        clipper = RecordClipper(clip_norm, granularity)
+        integers = clipper.sum(model, inputs, targets, cross_entropy).integers
         reached = math.sqrt(sum(int(x) ** 2 for x in integers)) * granularity
         assert reached == pytest.approx(min(norm, clip_norm), rel=1e-6)
 
