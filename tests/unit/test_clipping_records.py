@@ -51,7 +51,7 @@ def test_equals_the_loop(clip_norm):
 
 
 def test_on_a_fine_grid_clipping_is_exact_on_both_sides_of_the_bound():
-    """A gradient within the bound is left alone, one beyond it ends up at the bound, to float32's rounding."""
+    """A gradient within the bound is left alone, one beyond ends up at it, to float32's rounding."""
     model, (inputs, targets) = convolutional(), records(1)
     (gradient,) = clipping_reference.record_gradients(model, inputs, targets, cross_entropy)
     norm, granularity = float(gradient.double().norm()), 2.0**-30
