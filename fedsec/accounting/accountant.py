@@ -108,8 +108,8 @@ class RDPAccountant(Accountant):
     Notes
     -----
     Every real order gives a valid bound [Mir17], and over the orders the bound has a single minimum (the
-    numerator of `_log_delta` is convex), so the search finds the best one. What is
-    returned is enlarged by more than quadrature and rounding can have taken away.
+    numerator is convex: docs/accounting.md), so the search finds the best one. What is returned is
+    enlarged by more than quadrature and rounding can have taken away.
     """
 
     def __init__(

@@ -44,8 +44,9 @@ class PLDAccountant(Accountant):
     Notes
     -----
     For schedules fixed beforehand: parameters that depend on earlier outputs are not covered. The truth lies
-    in every interval that is returned; an upper bound is never above that of `RDPAccountant`. Compositions
-    of Gaussian noise alone have a closed form, with intervals as narrow as doubles allow.
+    in every interval that is returned, given the accuracy that is assumed of scipy's transforms and
+    distribution functions (docs/accounting.md); an upper bound is never above that of `RDPAccountant`.
+    Compositions of Gaussian noise alone have a closed form, with intervals as narrow as doubles allow.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from typing import cast
 
 import torch
 
-from fedsec._checks import positive
+from fedsec._checks import within
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
 
 # Covers the rounding of norms and of the scaling itself for up to 2**32 coordinates: a float64 sum of d
@@ -45,12 +45,7 @@ class ClippedUpdate:
 
 def require_clip_norm(value: float) -> float:
     """A clip norm for which the declared sensitivities hold whatever is clipped."""
-    norm = positive("l2_clip_norm", value)
-    if not MIN_CLIP_NORM <= norm <= MAX_CLIP_NORM:
-        raise InvalidArgumentError(
-            f"l2_clip_norm must be in [{MIN_CLIP_NORM:g}, {MAX_CLIP_NORM:g}], got {norm!r}"
-        )
-    return norm
+    return within("l2_clip_norm", value, MIN_CLIP_NORM, MAX_CLIP_NORM)
 
 
 @dataclass(frozen=True)

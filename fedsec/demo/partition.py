@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fedsec._checks import real, whole
+from fedsec._checks import whole, within
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 Indices = npt.NDArray[np.int64]
@@ -57,7 +57,9 @@ def dirichlet(
     counts, order = _by_label(targets)
     total = whole("num_clients", num_clients, minimum=1, maximum=len(order))
     rng = np.random.default_rng(whole("seed", seed, minimum=0))
-    prior = _concentration(concentration) * counts / len(order)
+    prior = (
+        within("concentration", concentration, _MIN_CONCENTRATION, _MAX_CONCENTRATION) * counts / len(order)
+    )
     pools = [rng.permutation(pool) for pool in np.split(order, np.cumsum(counts)[:-1])]
     left = counts.copy()
     shards = []
@@ -83,15 +85,6 @@ def _by_label(targets: object) -> tuple[Indices, Indices]:
 
 def _described(value: object) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-def _concentration(value: object) -> float:
-    number = real("concentration", value)
-    if not _MIN_CONCENTRATION <= number <= _MAX_CONCENTRATION:
-        raise InvalidArgumentError(
-            f"concentration must be in [{_MIN_CONCENTRATION:g}, {_MAX_CONCENTRATION:g}], got {number!r}"
-        )
-    return number
 
 
 def _draw(

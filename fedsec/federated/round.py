@@ -211,8 +211,8 @@ class Round:
 
     def vectors(self) -> dict[int, contributions.Integers]:
         """What each of the cohort hands in; zeros for those whose upload never comes."""
-        zeros = np.zeros(self._plan.vector_length, np.int64)
-        return {c: self._contributions[c].integers if c in self.uploaders() else zeros for c in self.cohort}
+        zeros, uploaders = np.zeros(self._plan.vector_length, np.int64), set(self.uploaders())
+        return {c: self._contributions[c].integers if c in uploaders else zeros for c in self.cohort}
 
     def uploaders(self) -> list[int]:
         """The clients whose contribution leaves them."""

@@ -111,7 +111,7 @@ def test_targets_of_a_wrong_type(targets):
         (
             (TARGETS, 2, float("nan"), 0),
             InvalidArgumentError,
-            "concentration must be a real number, got nan",
+            r"concentration must be a real number, in \[1e-06, 1e\+06\], got nan",
         ),
         ((TARGETS, 2, float("inf"), 0), InvalidArgumentError, "concentration must be in .* got inf"),
         ((TARGETS, 2, "1", 0), InvalidTypeError, "concentration must be a real number"),
