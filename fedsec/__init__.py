@@ -16,7 +16,11 @@ _ROOM_OF = {
     name: room
     for room, names in {
         "fedsec.accounting": (
+            "ApproximateDP",
             "Composed",
+            "DiscreteGaussian",
+            "DiscreteGaussianSum",
+            "DiscreteLaplace",
             "Gaussian",
             "Laplace",
             "NeighboringRelation",
@@ -24,7 +28,11 @@ _ROOM_OF = {
             "PLDAccountant",
             "PoissonSampled",
             "RDPAccountant",
+            "RandomAllocation",
+            "RandomizedResponse",
             "Repeated",
+            "SampledWithoutReplacement",
+            "Skellam",
             "calibrate_noise_multiplier",
         ),
         "fedsec.errors": ("AggregationAborted", "BudgetExceededError", "CalibrationError", "FedsecError"),
@@ -36,9 +44,13 @@ _ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "sa
 
 __all__ = [
     "AggregationAborted",
+    "ApproximateDP",
     "BudgetExceededError",
     "CalibrationError",
     "Composed",
+    "DiscreteGaussian",
+    "DiscreteGaussianSum",
+    "DiscreteLaplace",
     "FedAvg",
     "Federation",
     "FedsecError",
@@ -49,7 +61,11 @@ __all__ = [
     "PLDAccountant",
     "PoissonSampled",
     "RDPAccountant",
+    "RandomAllocation",
+    "RandomizedResponse",
     "Repeated",
+    "SampledWithoutReplacement",
+    "Skellam",
     "accounting",
     "calibrate_noise_multiplier",
     "clipping",
@@ -64,15 +80,23 @@ __all__ = [
 if TYPE_CHECKING:
     from fedsec import accounting, clipping, errors, federated, masks, noise, sampling, secagg
     from fedsec.accounting import (
+        ApproximateDP,
         Composed,
+        DiscreteGaussian,
+        DiscreteGaussianSum,
+        DiscreteLaplace,
         Gaussian,
         Laplace,
         NeighboringRelation,
         NonPrivate,
         PLDAccountant,
         PoissonSampled,
+        RandomAllocation,
+        RandomizedResponse,
         RDPAccountant,
         Repeated,
+        SampledWithoutReplacement,
+        Skellam,
         calibrate_noise_multiplier,
     )
     from fedsec.errors import AggregationAborted, BudgetExceededError, CalibrationError, FedsecError
