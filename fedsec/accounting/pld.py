@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedsec.accounting.pairs import LaplaceNoise, NormalNoise, Pair
+from fedsec.accounting.old_pairs import LaplaceNoise, NormalNoise, Pair
 from fedsec.accounting.rdp import Array
 from fedsec.accounting.rounding import Atoms, lower, upper
 

@@ -14,7 +14,7 @@ from fedsec import _checks
 from fedsec.accounting import gaussian, pld
 from fedsec.accounting.accountant import Accountant, RDPAccountant
 from fedsec.accounting.events import Event, NeighboringRelation
-from fedsec.accounting.pairs import NormalNoise, Pair, pair_of
+from fedsec.accounting.old_pairs import NormalNoise, Pair, pair_of
 from fedsec.errors import UnsupportedError
 
 _FINENESS = 1.0 / 28.0  # of the first grid

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedsec.accounting.pairs import Cells, Pair
+from fedsec.accounting.old_pairs import Cells, Pair
 from fedsec.accounting.rdp import ROUNDING, Array
 
 _ROUNDS = 4  # of exchange between neighbours; each shrinks what is left by the size of a cell

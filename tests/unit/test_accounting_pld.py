@@ -24,7 +24,7 @@ from fedsec.accounting import (
     RDPAccountant,
     rounding,
 )
-from fedsec.accounting.pairs import LaplaceNoise, NormalNoise, Pair
+from fedsec.accounting.old_pairs import LaplaceNoise, NormalNoise, Pair
 from fedsec.errors import InvalidArgumentError, UnsupportedError
 
 MNIST = 256 / 60_000

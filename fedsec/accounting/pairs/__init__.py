@@ -1,0 +1,1 @@
+"""Dominating pairs: the two output laws that stand for the worst two neighbours of one mechanism."""
