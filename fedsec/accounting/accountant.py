@@ -77,10 +77,10 @@ class Accountant(abc.ABC):
         -----
         After an error the accountant is as it was.
         """
-        added = _tally(check_event("event", event), check_count(count), {})
+        added = tally(check_event("event", event), check_count(count), {})
         for mechanism in added:
             self._check(mechanism)
-        total = _tally(event, count, self._counts)
+        total = tally(event, count, self._counts)
         self._counts = dict(sorted(total.items(), key=repr))  # whatever the order, the same bits
         return self
 
@@ -119,7 +119,7 @@ class RDPAccountant(Accountant):
         orders: Sequence[float] | npt.NDArray[np.float64] | None = None,
     ) -> None:
         super().__init__(neighboring_relation=neighboring_relation)
-        self._start = _START if orders is None else np.unique(_check_orders(orders)) - 1.0
+        self._start = _START if orders is None else np.unique(check_orders(orders)) - 1.0
 
     @_INFINITE_IS_MEANT
     def _check(self, mechanism: Event) -> None:
@@ -140,7 +140,7 @@ class RDPAccountant(Accountant):
             In nats; at most 1e-8 relative above the exact value for orders up to 1024, sampling
             probabilities above 1e-6 and noise multipliers in [0.3, 100], and never below it.
         """
-        beta = _check_orders(orders) - 1.0
+        beta = check_orders(orders) - 1.0
         return self._cumulant(beta) / beta
 
     def epsilon(self, delta: float) -> float:
@@ -161,7 +161,7 @@ class RDPAccountant(Accountant):
             return 0.0
 
         def bound(beta: Array) -> Array:
-            terms = (self._cumulant(beta), _conversion(beta))
+            terms = (self._cumulant(beta), conversion(beta))
             return (terms[0] - terms[1] + log_inverse + ROUNDING * (sum(terms) + log_inverse)) / beta
 
         return max(0.0, math.nextafter(_minimum(bound, self._start), math.inf))
@@ -184,7 +184,7 @@ class RDPAccountant(Accountant):
             return 0.0
 
         def bound(beta: Array) -> Array:
-            terms = (self._cumulant(beta), _conversion(beta), beta * target)
+            terms = (self._cumulant(beta), conversion(beta), beta * target)
             return terms[0] - terms[1] - terms[2] + ROUNDING * sum(terms)
 
         return min(1.0, math.nextafter(math.exp(min(0.0, _minimum(bound, self._start))), math.inf))
@@ -198,10 +198,10 @@ class RDPAccountant(Accountant):
         return 0.0, self.delta(epsilon)
 
     def _cumulant(self, beta: Array) -> Array:
-        return _cumulant(self._counts, beta, self._relation)
+        return total_cumulant(self._counts, beta, self._relation)
 
 
-def _tally(event: Event, count: int, before: Mapping[Event, int]) -> dict[Event, int]:
+def tally(event: Event, count: int, before: Mapping[Event, int]) -> dict[Event, int]:
     """How often each mechanism runs, all in all; more than 2**53 times is refused."""
     counts = dict(before)
     for leaf, times in leaves(event, count):
@@ -212,7 +212,7 @@ def _tally(event: Event, count: int, before: Mapping[Event, int]) -> dict[Event,
 
 
 @_INFINITE_IS_MEANT
-def _cumulant(counts: Mapping[Event, int], beta: Array, relation: NeighboringRelation) -> Array:
+def total_cumulant(counts: Mapping[Event, int], beta: Array, relation: NeighboringRelation) -> Array:
     """Return beta times the divergence of a composition; the one place that multiplies by counts."""
     total = np.zeros_like(beta)
     for event, count in counts.items():
@@ -220,7 +220,7 @@ def _cumulant(counts: Mapping[Event, int], beta: Array, relation: NeighboringRel
     return np.asarray(total * (1.0 + SLACK))
 
 
-def _check_orders(orders: object) -> Array:
+def check_orders(orders: object) -> Array:
     """Orders as a float64 array (m,), each finite and above 1."""
     try:
         values = np.array(orders, dtype=np.float64)
@@ -234,7 +234,7 @@ def _check_orders(orders: object) -> Array:
     return values
 
 
-def _conversion(beta: Array) -> Array:
+def conversion(beta: Array) -> Array:
     """What the conversion gains: log(alpha) + beta log(alpha / beta), with alpha = 1 + beta.
 
     delta <= e^(beta (D_alpha - epsilon)) / beta (1 - 1/alpha)^alpha [CKS20, Prop. 12], so that
