@@ -15,16 +15,20 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from reprlib import repr as short
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsec import _checks
+from fedsec.accounting.codec import canonical, check_keys, decode, encode
 from fedsec.accounting.events import (
     MAX_COUNT,
+    Composed,
     Event,
     NeighboringRelation,
+    Repeated,
     check_count,
     check_event,
     check_relation,
@@ -84,6 +88,62 @@ class Accountant(abc.ABC):
         self._counts = dict(sorted(total.items(), key=repr))  # whatever the order, the same bits
         return self
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that answers depend on, as plain values that JSON can hold.
+
+        Returns
+        -------
+        dict
+            For `load_state_dict` of an accountant of the same class, relation and options.
+        """
+        runs = [Repeated(event, count) for event, count in self._counts.items()]
+        return {**self._identity(), "composed": encode(Composed(runs))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Self:
+        """Replace what was composed by a saved state, and return this accountant.
+
+        Parameters
+        ----------
+        state : mapping
+            As `state_dict` returns it, possibly by way of JSON. It holds plain values; nothing in it is run.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidArgumentError
+            Not such a state, or one of another class, relation or option.
+        UnsupportedError
+            An event in it has no valid analysis under this relation.
+
+        Notes
+        -----
+        Answers are then the saved accountant's, bit for bit. After an error the accountant is as it was.
+        """
+        identity = self._identity()
+        check_keys("state", state, [*identity, "composed"])
+        for key, mine in identity.items():
+            if canonical(state[key]) != canonical(mine):
+                raise InvalidArgumentError(f"{key} of state must be {mine!r}, got {short(state[key])}")
+        composed = decode(state["composed"])
+        before, self._counts = self._counts, {}
+        try:
+            return self.compose(composed)
+        except BaseException:
+            self._counts = before
+            raise
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must have in common with the accountant that loads it."""
+        return {
+            "format": 1,
+            "accountant": type(self).__name__,
+            "neighboring_relation": self._relation.name,
+            "options": self._options(),
+        }
+
+    def _options(self) -> dict[str, Any]:
+        """Constructor's options that answers depend on, as plain values."""
+        return {}
+
     @abc.abstractmethod
     def _check(self, mechanism: Event) -> None:
         """Raise `UnsupportedError` if this mechanism has no valid analysis under the relation."""
@@ -120,6 +180,9 @@ class RDPAccountant(Accountant):
     ) -> None:
         super().__init__(neighboring_relation=neighboring_relation)
         self._start = _START if orders is None else np.unique(check_orders(orders)) - 1.0
+
+    def _options(self) -> dict[str, Any]:
+        return {"search_start": self._start.tolist()}
 
     @_INFINITE_IS_MEANT
     def _check(self, mechanism: Event) -> None:
@@ -161,8 +224,7 @@ class RDPAccountant(Accountant):
             return 0.0
 
         def bound(beta: Array) -> Array:
-            terms = (self._cumulant(beta), conversion(beta))
-            return (terms[0] - terms[1] + log_inverse + ROUNDING * (sum(terms) + log_inverse)) / beta
+            return epsilon_at(self._cumulant(beta), beta, log_inverse)
 
         return max(0.0, math.nextafter(_minimum(bound, self._start), math.inf))
 
@@ -241,6 +303,12 @@ def conversion(beta: Array) -> Array:
     log(delta) <= cumulant - beta epsilon - (log(alpha) + beta log(alpha / beta)).
     """
     return np.asarray(np.log1p(beta) + beta * np.log1p(1.0 / beta))
+
+
+def epsilon_at(cumulant: Array, beta: Array, log_inverse: float) -> Array:
+    """Epsilon from each order's cumulant, log_inverse = log(1 / delta), rounded up."""
+    gain = conversion(beta)
+    return np.asarray((cumulant - gain + log_inverse + ROUNDING * (cumulant + gain + log_inverse)) / beta)
 
 
 @_INFINITE_IS_MEANT
