@@ -5,7 +5,13 @@ the noise for a target. Nothing here draws noise or touches data.
 """
 
 from fedsec.accounting.accountant import RDPAccountant
-from fedsec.accounting.calibration import calibrate_noise_multiplier
+from fedsec.accounting.adaptive import RDPFilter, RDPOdometer
+from fedsec.accounting.calibration import (
+    calibrate_batch_size,
+    calibrate_noise_multiplier,
+    calibrate_sampling_probability,
+    calibrate_steps,
+)
 from fedsec.accounting.events import (
     ApproximateDP,
     Composed,
@@ -40,10 +46,15 @@ __all__ = [
     "PLDAccountant",
     "PoissonSampled",
     "RDPAccountant",
+    "RDPFilter",
+    "RDPOdometer",
     "RandomAllocation",
     "RandomizedResponse",
     "Repeated",
     "SampledWithoutReplacement",
     "Skellam",
+    "calibrate_batch_size",
     "calibrate_noise_multiplier",
+    "calibrate_sampling_probability",
+    "calibrate_steps",
 ]

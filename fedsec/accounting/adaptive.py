@@ -1,0 +1,313 @@
+"""Adaptive composition: budgets for plans whose next step depends on what earlier steps released.
+
+An accountant adds up a schedule that was fixed beforehand. As soon as noise, sampling, or the moment of
+stopping depend on earlier outputs, its sum is a random number, and taking it for a guarantee is a mistake
+(docs/accounting.md shows a plan that misses its delta by 80 % that way). What holds then:
+
+- a filter, for a budget fixed beforehand: every event is judged before it runs, and what is released up to
+  any stopping time is (target_epsilon, target_delta)-private;
+- an odometer, for no budget at all: its reading holds whenever one stops, at a price.
+
+Both lean on one fact. With L the privacy loss so far and C the sum of the cumulants at an order 1 + beta that
+was fixed beforehand, M = exp(beta L - C) has E[M] <= 1 at every stopping time, since each step's cumulant is
+known before the step runs [FZ21, Lec21]. And (1 - e^(epsilon - L))+ <= delta M for every L as soon as
+
+    C <= beta epsilon + log(delta) + log(1 + beta) + beta log(1 + 1/beta),                               (*)
+
+the conversion of `accountant`; the expectation of the left side bounds P(S) - e^epsilon Q(S) for every set
+of outputs S. For a choice among K orders afterwards, the mean of K such M takes the place of M, and (*) has
+delta / K for delta. For Gaussian-DP no such price is due: [ST22, KTH23].
+
+References
+----------
+[FZ21]  Feldman, Zrnic, Individual Privacy Accounting via a Rényi Filter, NeurIPS 2021 (arXiv 2008.11193).
+[Lec21] Lécuyer, Practical Privacy Filters and Odometers with Rényi Differential Privacy and Applications to
+        Differentially Private Deep Learning, 2021 (arXiv 2103.01379).
+[WRRW23] Whitehouse, Ramdas, Rogers, Wu, Fully-Adaptive Composition in Differential Privacy, ICML 2023
+        (arXiv 2203.05481).
+[ST22]  Smith, Thakurta, Fully Adaptive Composition for Gaussian Differential Privacy, 2022
+        (arXiv 2210.17520).
+[KTH23] Koskela, Tobaben, Honkela, Individual Privacy Accounting with Gaussian Differential Privacy,
+        ICLR 2023 (arXiv 2209.15596).
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import _checks
+from fedsec.accounting.accountant import (
+    Accountant,
+    check_orders,
+    conversion,
+    epsilon_at,
+    tally,
+    total_cumulant,
+)
+from fedsec.accounting.events import (
+    Event,
+    Gaussian,
+    NeighboringRelation,
+    check_count,
+    check_event,
+    check_relation,
+)
+from fedsec.accounting.numbers import ROUNDING, Array
+from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_ADD_OR_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
+_OCTAVES = np.arange(-10.0, 20.0, 1.0 / 16.0)  # from log(1/delta) / epsilon: where a filter seeks its order
+_ODOMETER_ORDERS = 1.0 + np.exp2(np.arange(-2.0, 12.0))
+
+
+class _Spending(abc.ABC):
+    """What was spent so far, never rounded down; what it means is for the classes below to say."""
+
+    def __init__(self, neighboring_relation: NeighboringRelation, size: int) -> None:
+        self._relation = check_relation(neighboring_relation)
+        self._counts: dict[Event, int] = {}
+        self._spent: Array = np.zeros(size)
+
+    @property
+    def neighboring_relation(self) -> NeighboringRelation:
+        """The relation that every guarantee refers to."""
+        return self._relation
+
+    def spend(self, event: Event, count: int = 1) -> Self:
+        """Record `count` runs of an event, with fresh randomness each, before they happen.
+
+        Parameters
+        ----------
+        event : Event
+            What is about to be done; its parameters may depend on everything released so far.
+        count : int
+            A whole number in [1, 2**53]; runs whose parameters are fixed by now.
+
+        Raises
+        ------
+        BudgetExceededError
+            A filter's budget does not allow it.
+        InvalidTypeError, InvalidArgumentError
+            Not an event (an accountant is none, whatever it has added up), or not such a count.
+        UnsupportedError
+            The event has no valid analysis here.
+
+        Notes
+        -----
+        After an error nothing is recorded.
+        """
+        spent = self._after(event, count)
+        self._refuse(event, count, spent)
+        self._counts, self._spent = tally(event, count, self._counts), spent
+        return self
+
+    def _after(self, event: Event, count: int) -> Array:
+        added = tally(_event("event", event), check_count(count), {})
+        return self._sum(self._spent, self._cost(added)) if added else self._spent
+
+    @staticmethod
+    def _sum(spent: Array, cost: Array) -> Array:
+        return np.asarray(np.nextafter(spent + cost, math.inf))
+
+    @abc.abstractmethod
+    def _cost(self, added: Mapping[Event, int]) -> Array:
+        """What these mechanisms cost, an upper bound."""
+
+    @abc.abstractmethod
+    def _refuse(self, event: Event, count: int, spent: Array) -> None:
+        """Raise `BudgetExceededError` if this must not be spent."""
+
+
+class _Filter(_Spending):
+    """Spending against a budget."""
+
+    _budget: float
+
+    def would_exceed(self, event: Event, count: int = 1) -> bool:
+        """Whether `spend(event, count)` would raise `BudgetExceededError`; nothing is recorded."""
+        return not self._fits(self._after(event, count))
+
+    @property
+    def fraction_spent(self) -> float:
+        """How much of the budget is used up, in [0, 1]; a gauge, not a guarantee of its own."""
+        return min(1.0, float(self._spent[0]) / self._budget)
+
+    def _fits(self, spent: Array) -> bool:
+        return bool(spent[0] <= self._budget)  # false for NaN
+
+    def _refuse(self, event: Event, count: int, spent: Array) -> None:
+        if not self._fits(spent):
+            raise BudgetExceededError(
+                f"{count} x {event!r} would bring what is spent to {spent[0] / self._budget:.6g} times the "
+                f"budget of {self!r}, of which {self.fraction_spent:.6g} is used; nothing was recorded"
+            )
+
+
+class RDPFilter(_Filter):
+    """A budget (target_epsilon, target_delta) for events chosen as one goes, through one Rényi order.
+
+    Parameters
+    ----------
+    target_epsilon : float
+        Positive and finite.
+    target_delta : float
+        In (0, 1).
+    neighboring_relation : NeighboringRelation
+        Which data sets must not be told apart; add or remove one by default.
+    order : float, optional
+        The Rényi order to spend at, finite and above 1.
+    planned : Event, optional
+        The event that is expected most: the order is the one at which it fits most often. Without `order`
+        and `planned`, the order is right for unsampled Gaussian noise, whatever its scale.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        An argument is not what it should be; both `order` and `planned`; an order at which the targets leave
+        nothing to spend; a planned event that is free, or cannot be had at any price.
+    UnsupportedError
+        `planned` has no valid analysis under this relation.
+
+    Notes
+    -----
+    Guarantee: everything that was released up to any stopping time, which may depend on what was released,
+    is (target_epsilon, target_delta)-private if each event was spent before it ran. The order stays as it
+    was chosen: the best order afterwards, or a numeric accountant afterwards, is no such guarantee.
+    """
+
+    def __init__(
+        self,
+        *,
+        target_epsilon: float,
+        target_delta: float,
+        neighboring_relation: NeighboringRelation = _ADD_OR_REMOVE,
+        order: float | None = None,
+        planned: Event | None = None,
+    ) -> None:
+        super().__init__(neighboring_relation, 1)
+        self._epsilon = _checks.positive("target_epsilon", target_epsilon)
+        self._delta = _checks.open_unit("target_delta", target_delta)
+        if order is not None and planned is not None:
+            raise InvalidArgumentError(f"give order or planned, not both: got {order!r} and {planned!r}")
+        if order is None:
+            self._beta = self._best(Gaussian(1.0) if planned is None else _event("planned", planned))
+        else:
+            self._beta = check_orders([order]) - 1.0
+        self._budget = float(self._budgets(self._beta)[0])
+        if not self._budget > 0.0:
+            raise InvalidArgumentError(
+                f"order must be large enough for target_epsilon = {self._epsilon!r} and target_delta = "
+                f"{self._delta!r} to leave something to spend, got {order!r}"
+            )
+
+    def __repr__(self) -> str:
+        targets = f"target_epsilon={self._epsilon!r}, target_delta={self._delta!r}"
+        return f"RDPFilter({targets}, order={self.order!r})"
+
+    @property
+    def target_epsilon(self) -> float:
+        """The epsilon that is never exceeded."""
+        return self._epsilon
+
+    @property
+    def target_delta(self) -> float:
+        """The delta that belongs to it."""
+        return self._delta
+
+    @property
+    def order(self) -> float:
+        """The Rényi order at which events are priced."""
+        return 1.0 + float(self._beta[0])
+
+    def _budgets(self, beta: Array) -> Array:
+        """The right side of (*) at each order, rounded down."""
+        gain, exponent, log_delta = conversion(beta), beta * self._epsilon, math.log(self._delta)
+        return np.asarray(gain + exponent + log_delta - ROUNDING * (gain + exponent - log_delta))
+
+    def _best(self, planned: Event) -> Array:
+        """The order at which the budget pays for the most runs of an event."""
+        beta = -math.log(self._delta) / self._epsilon * np.exp2(_OCTAVES)
+        price = total_cumulant(tally(planned, 1, {}), beta, self._relation)
+        runs = self._budgets(beta) / price if price.all() else np.zeros_like(beta)
+        best = int(np.argmax(runs))
+        if not runs[best] > 0.0:
+            raise InvalidArgumentError(f"planned must have a positive and finite price, got {planned!r}")
+        return np.asarray(beta[best : best + 1])
+
+    def _cost(self, added: Mapping[Event, int]) -> Array:
+        return total_cumulant(added, self._beta, self._relation)
+
+
+class RDPOdometer(_Spending):
+    """An epsilon to read off at any time, for events chosen as one goes and no budget in mind.
+
+    Parameters
+    ----------
+    target_delta : float
+        In (0, 1).
+    neighboring_relation : NeighboringRelation
+        Which data sets must not be told apart; add or remove one by default.
+    orders : sequence of float, optional
+        Rényi orders, each finite and above 1, fixed beforehand: the fewer, the cheaper, as long as one of
+        them suits what will be spent. By default 14, one in each octave from 1.25 to 2049.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        An argument is not what it should be.
+
+    Notes
+    -----
+    Guarantee: for every level e, and wherever one stops, the releases for which the odometer reads at most e
+    are (e, target_delta)-private: P(S) <= e^e Q(S) + target_delta for each set S of them. Against a filter
+    that knew the best of the K orders beforehand, the reading at order alpha is larger by
+    log(K) / (alpha - 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        target_delta: float,
+        neighboring_relation: NeighboringRelation = _ADD_OR_REMOVE,
+        orders: Sequence[float] | npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        self._beta = np.unique(check_orders(_ODOMETER_ORDERS if orders is None else orders)) - 1.0
+        super().__init__(neighboring_relation, self._beta.size)
+        self._delta = _checks.open_unit("target_delta", target_delta)
+
+    @property
+    def target_delta(self) -> float:
+        """The delta that every reading belongs to."""
+        return self._delta
+
+    def epsilon(self) -> float:
+        """Return the epsilon of everything spent so far: zero or above, rounded up."""
+        if not self._counts:
+            return 0.0
+        log_inverse = (math.log(self._beta.size) - math.log(self._delta)) * (1.0 + ROUNDING)
+        return max(0.0, math.nextafter(epsilon_at(self._spent, self._beta, log_inverse).min(), math.inf))
+
+    def _cost(self, added: Mapping[Event, int]) -> Array:
+        return total_cumulant(added, self._beta, self._relation)
+
+    def _refuse(self, event: Event, count: int, spent: Array) -> None:
+        """An odometer refuses nothing that can be priced."""
+
+
+def _event(name: str, value: object) -> Event:
+    """Return an event; name the accountant that someone takes for one."""
+    if isinstance(value, (Accountant, _Spending)):
+        raise InvalidTypeError(
+            f"{name} must be an event, got a {type(value).__name__}: what was added up for a fixed schedule "
+            "cannot become part of an adaptive one; spend the events themselves"
+        )
+    return check_event(name, value)
