@@ -1,19 +1,31 @@
-"""The least noise that meets a privacy target: a root search with an accountant as the judge."""
+"""The parameter that just meets a privacy target: one search, with an accountant as the judge.
+
+Four questions share it: the least noise, and the most steps, the largest sampling probability or batch
+size. What is returned was put to the very accountant that the caller would ask, and met the target.
+"""
 
 from __future__ import annotations
 
-import functools
-import math
+from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from fedsec import _checks
 from fedsec.accounting.accountant import RDPAccountant
-from fedsec.accounting.events import Event, NeighboringRelation, check_count, check_relation
+from fedsec.accounting.events import (
+    MAX_COUNT,
+    Event,
+    NeighboringRelation,
+    check_count,
+    check_event,
+    check_relation,
+    leaves,
+)
+from fedsec.accounting.search import Search
 from fedsec.errors import CalibrationError, InvalidTypeError
 
-_TOLERANCE = 1e-6  # how far below the target, relative, the epsilon of the result may lie
-_LEAST_NOISE, _MOST_NOISE = 1e-12, 1e12  # noise multipliers that are tried
+_LEAST, _MOST = 1e-12, 1e12  # noise multipliers that are tried; _LEAST also of probabilities
 
 
 class _Accountant(Protocol):
@@ -51,7 +63,7 @@ def calibrate_noise_multiplier(
     -------
     float
         Its epsilon, as the accountant reports it, was checked: at most `target_epsilon`, and at least
-        `target_epsilon` (1 - 1e-6) unless epsilon jumps there.
+        `target_epsilon` (1 - 1e-4) unless epsilon jumps there.
 
     Raises
     ------
@@ -61,57 +73,178 @@ def calibrate_noise_multiplier(
     InvalidTypeError, InvalidArgumentError, UnsupportedError
         An argument is not what it should be, or the accountant refuses the event.
     """
-    if not callable(make_event):
-        raise InvalidTypeError(f"make_event must be callable, got {make_event!r}")
-    count = check_count(count)
-    target = _checks.positive("target_epsilon", target_epsilon)
-    delta = _checks.open_unit("target_delta", target_delta)
-    relation = check_relation(neighboring_relation)
-
-    @functools.cache
-    def epsilon(z: float) -> float:
-        return accountant(neighboring_relation=relation).compose(make_event(z), count).epsilon(delta)
-
-    return _least(epsilon, target, *_bracket(epsilon, target))
-
-
-def _bracket(epsilon: Callable[[float], float], target: float) -> tuple[float, float]:
-    """Two noise multipliers a factor of eight apart: the first misses the target, the second meets it."""
-    z, missed = 1.0, epsilon(1.0) > target
-    while _LEAST_NOISE < z < _MOST_NOISE:
-        before, z = z, z * (8.0 if missed else 0.125)
-        if (epsilon(z) > target) != missed:
-            return min(before, z), max(before, z)
-    if missed:
+    judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant, make_event)
+    runs = check_count(count)
+    search = judge.search("noise multiplier", lambda z: (make_event(z), runs), safest=_MOST, boldest=_LEAST)
+    least = search.run(1.0)
+    if least == _LEAST:
         raise CalibrationError(
-            f"no noise multiplier up to {z:.3g} meets target_epsilon {target}: the best reachable epsilon is "
-            f"{epsilon(z):.6g}"
+            f"every noise multiplier down to {_LEAST:g} meets target_epsilon {judge.target}: "
+            "the event ignores it"
         )
-    raise CalibrationError(
-        f"every noise multiplier down to {z:.3g} meets target_epsilon {target}: the event ignores it"
+    return least
+
+
+def calibrate_steps(
+    event: Event,
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
+    accountant: Callable[..., _Accountant] = RDPAccountant,
+) -> int:
+    """Return the largest number of runs of an event whose epsilon does not exceed the target.
+
+    Parameters
+    ----------
+    event : Event
+        One step.
+    target_epsilon, target_delta, neighboring_relation, accountant
+        As for `calibrate_noise_multiplier`.
+
+    Returns
+    -------
+    int
+        At least 1. That many runs meet the target, as the accountant reports it; one more does not.
+
+    Raises
+    ------
+    CalibrationError
+        A single run misses the target (its epsilon is named), or any number of runs meets it.
+    InvalidTypeError, InvalidArgumentError, UnsupportedError
+        An argument is not what it should be, or the accountant refuses the event.
+    """
+    judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant)
+    most = MAX_COUNT // _runs(check_event("event", event))
+    search = judge.search("number of steps", lambda n: (event, int(n)), safest=1, boldest=most, whole=True)
+    steps = int(search.run(min(1000, most)))
+    if steps == most:
+        raise CalibrationError(f"any number of steps meets target_epsilon {judge.target}, up to {most}")
+    return steps
+
+
+def calibrate_sampling_probability(
+    make_event: Callable[[float], Event],
+    *,
+    count: int = 1,
+    target_epsilon: float,
+    target_delta: float,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
+    accountant: Callable[..., _Accountant] = RDPAccountant,
+) -> float:
+    """Return the largest sampling probability whose epsilon does not exceed the target.
+
+    Parameters
+    ----------
+    make_event : callable
+        From a sampling probability in (0, 1] to the event it belongs to; a smaller one must not cost more.
+    count, target_epsilon, target_delta, neighboring_relation, accountant
+        As for `calibrate_noise_multiplier`.
+
+    Returns
+    -------
+    float
+        In (0, 1], and 1 if all units may take part in every run. Otherwise its epsilon, as the accountant
+        reports it, is within [(1 - 1e-4) `target_epsilon`, `target_epsilon`] unless epsilon jumps there.
+
+    Raises
+    ------
+    CalibrationError
+        No sampling probability down to 1e-12 meets the target; the best epsilon is named.
+    InvalidTypeError, InvalidArgumentError, UnsupportedError
+        An argument is not what it should be, or the accountant refuses the event.
+    """
+    judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant, make_event)
+    runs = check_count(count)
+    search = judge.search("sampling probability", lambda q: (make_event(q), runs), safest=_LEAST, boldest=1.0)
+    return search.run(0.01)
+
+
+def calibrate_batch_size(
+    make_event: Callable[[int], Event],
+    *,
+    population_size: int,
+    count: int = 1,
+    target_epsilon: float,
+    target_delta: float,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
+    accountant: Callable[..., _Accountant] = RDPAccountant,
+) -> int:
+    """Return the largest batch size whose epsilon does not exceed the target.
+
+    Parameters
+    ----------
+    make_event : callable
+        From a batch size (int), expected or fixed, to the event it belongs to, such as
+        `lambda b: PoissonSampled(Gaussian(1.1), b / 60_000)`; a smaller one must not cost more. For a fixed
+        number of epochs the event itself may hold a `Repeated` whose count depends on the batch size.
+    population_size : int
+        The largest batch size to try, at least 1.
+    count, target_epsilon, target_delta, neighboring_relation, accountant
+        As for `calibrate_noise_multiplier`.
+
+    Returns
+    -------
+    int
+        In [1, population_size]. It meets the target, as the accountant reports it; one more does not, unless
+        it is `population_size`.
+
+    Raises
+    ------
+    CalibrationError
+        Even a batch of one misses the target; its epsilon is named.
+    InvalidTypeError, InvalidArgumentError, UnsupportedError
+        An argument is not what it should be, or the accountant refuses the event.
+    """
+    judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant, make_event)
+    runs = check_count(count)
+    most = _checks.whole("population_size", population_size, minimum=1, maximum=MAX_COUNT)
+    search = judge.search(
+        "batch size", lambda b: (make_event(int(b)), runs), safest=1, boldest=most, whole=True
+    )
+    return int(search.run(max(1, most // 100)))
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """A target, and the accountant that says what an event costs."""
+
+    target: float
+    delta: float
+    relation: NeighboringRelation
+    accountant: Callable[..., _Accountant]
+
+    def search(self, name: str, made: Callable[[float], tuple[Event, int]], **ends: Any) -> Search:
+        """A search over a parameter that makes an event and its count."""
+        return Search(name, lambda parameter: self.epsilon(*made(parameter)), self.target, **ends)
+
+    def epsilon(self, event: Event, count: int) -> float:
+        spent = self.accountant(neighboring_relation=self.relation).compose(event, count)
+        return spent.epsilon(self.delta)
+
+
+def _judge(
+    target_epsilon: float,
+    target_delta: float,
+    neighboring_relation: NeighboringRelation,
+    accountant: Callable[..., _Accountant],
+    make_event: object = Event,
+) -> _Judge:
+    """Check what all four questions share."""
+    for name, value in (("make_event", make_event), ("accountant", accountant)):
+        if not callable(value):
+            raise InvalidTypeError(f"{name} must be callable, got {value!r}")
+    return _Judge(
+        _checks.positive("target_epsilon", target_epsilon),
+        _checks.open_unit("target_delta", target_delta),
+        check_relation(neighboring_relation),
+        accountant,
     )
 
 
-def _least(epsilon: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Close in on the least z that meets the target; the end that is returned always does.
-
-    The Illinois variant of regula falsi, on logarithms. The secant aims half a tolerance below the
-    target, so that it lands on the safe side; an end that stays put twice in a row counts half.
-    """
-    aim = target * (1.0 - 0.5 * _TOLERANCE)
-    above, below = _log_ratio(epsilon(low), aim), _log_ratio(epsilon(high), aim)
-    moved = 0
-    while epsilon(high) < target * (1.0 - _TOLERANCE) and high > low * (1.0 + 1e-12):
-        z = low * (high / low) ** (above / (above - below))
-        if epsilon(z) <= target:
-            high, below, above = z, _log_ratio(epsilon(z), aim), above / (2.0 if moved == 1 else 1.0)
-            moved = 1
-        else:
-            low, above, below = z, _log_ratio(epsilon(z), aim), below / (2.0 if moved == -1 else 1.0)
-            moved = -1
-    return high
-
-
-def _log_ratio(value: float, aim: float) -> float:
-    """log(value / aim), kept within [-50, 50]: epsilon may be zero or infinite."""
-    return math.log(min(max(value / aim, math.exp(-50.0)), math.exp(50.0)))
+def _runs(event: Event) -> int:
+    """How often the busiest mechanism within an event runs, at least 1."""
+    runs: Counter[Event] = Counter()
+    for leaf, times in leaves(event):
+        runs[leaf] += times
+    return max(runs.values(), default=1)
