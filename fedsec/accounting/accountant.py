@@ -16,12 +16,14 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from reprlib import repr as short
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsec import _checks
+from fedsec.accounting import summary
 from fedsec.accounting.codec import canonical, check_keys, decode, encode
 from fedsec.accounting.events import (
     MAX_COUNT,
@@ -35,6 +37,7 @@ from fedsec.accounting.events import (
     leaves,
 )
 from fedsec.accounting.rdp import ROUNDING, SLACK, Array, cumulant
+from fedsec.accounting.summary import PrivacySpent
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ _TINY = 1e-300  # no cumulant counts for less: underflow must not make anything 
 _STRIDES = 4.0 ** np.arange(1.0, 17.0)  # how it goes on beyond an end,
 _EXTENSIONS = 4  # so often at most: down to 1e-40, up to 1e42
 _ZOOMS = 5  # how often the bracket around the best order shrinks to an eighth
+_ORDERS = np.exp2(np.arange(-13.0, 40.0, 1.0 / 32.0))  # minus one, for a whole curve
 _INFINITE_IS_MEANT = np.errstate(over="ignore", divide="ignore")
 
 
@@ -59,6 +63,11 @@ class Accountant(abc.ABC):
     def neighboring_relation(self) -> NeighboringRelation:
         """The relation that every answer refers to."""
         return self._relation
+
+    @property
+    def counts(self) -> Mapping[Event, int]:
+        """How often each mechanism runs, in all that was composed so far; a view."""
+        return MappingProxyType(self._counts)
 
     def compose(self, event: Event, count: int = 1) -> Self:
         """Add `count` runs of an event, with fresh randomness each, and return this accountant.
@@ -87,6 +96,112 @@ class Accountant(abc.ABC):
         total = tally(event, count, self._counts)
         self._counts = dict(sorted(total.items(), key=repr))  # whatever the order, the same bits
         return self
+
+    @abc.abstractmethod
+    def epsilon(self, delta: float) -> float:
+        """Return an epsilon, rounded up, for which everything composed so far is (epsilon, delta)-private."""
+
+    @abc.abstractmethod
+    def delta(self, epsilon: float) -> float:
+        """Return a delta, rounded up, for which everything composed so far is (epsilon, delta)-private."""
+
+    @abc.abstractmethod
+    def epsilon_interval(self, delta: float) -> tuple[float, float]:
+        """Return (lower, upper) around the least epsilon that belongs to delta; lower is 0.0 if unknown."""
+
+    @abc.abstractmethod
+    def delta_interval(self, epsilon: float) -> tuple[float, float]:
+        """Return (lower, upper) around the least delta that belongs to epsilon; lower is 0.0 if unknown."""
+
+    def curve(self, epsilons: Sequence[float] | npt.NDArray[np.float64]) -> tuple[Array, Array]:
+        """Return bounds on delta at many epsilons.
+
+        Parameters
+        ----------
+        epsilons : sequence of float or array (m,)
+            Each zero or above, and finite.
+
+        Returns
+        -------
+        tuple of float64 array (m,)
+            Lower and upper bounds, as from `delta_interval`.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidArgumentError
+            Not such a sequence.
+        """
+        return self._curve_at(check_epsilons(epsilons))
+
+    def _curve_at(self, epsilons: Array) -> tuple[Array, Array]:
+        bounds = np.array([self.delta_interval(float(epsilon)) for epsilon in epsilons])
+        return bounds[:, 0], bounds[:, 1]
+
+    def tradeoff(self, alpha: float) -> float:
+        """Return a bound on the errors of every test that tells neighbouring data sets apart.
+
+        Parameters
+        ----------
+        alpha : float
+            Type I error (false alarms) of the test, in [0, 1].
+
+        Returns
+        -------
+        float
+            In [0, 1], rounded down: no test has a smaller type II error (misses). For Gaussian noise alone
+            it is exact to 1e-9; otherwise as tight as the curve.
+        """
+        return summary.tradeoff(self, alpha)
+
+    def advantage(self) -> float:
+        """Return an upper bound on the membership advantage of every attack: true minus false positive rate.
+
+        Returns
+        -------
+        float
+            In [0, 1]: delta at epsilon 0.
+        """
+        return self.delta(0.0)
+
+    def mu(self, delta_floor: float = 1e-12) -> float:
+        """Return the mu of a Gaussian whose curve is nowhere below this one by more than `delta_floor`.
+
+        Parameters
+        ----------
+        delta_floor : float
+            In (0, 1).
+
+        Returns
+        -------
+        float
+            Zero or above, rounded up: delta(epsilon) <= delta_mu(epsilon) + delta_floor for every
+            epsilon >= 0, so no test beats the trade-off curve of mu-Gaussian-DP by more than `delta_floor`.
+            For Gaussian noise alone sqrt(sum count / z^2), which needs no floor.
+
+        Notes
+        -----
+        The floor is needed: the far tail of a sampled Gaussian is that of the unsampled one, so without it mu
+        would say little. It is a summary, and not to be composed; compose the events instead.
+        """
+        return summary.mu(self, delta_floor)
+
+    def privacy_spent(self, delta: float, group_size: int = 1) -> PrivacySpent:
+        """Return a record of what was spent and of what it means.
+
+        Parameters
+        ----------
+        delta : float
+            In (0, 1).
+        group_size : int
+            In [1, 10000]: how many units the data sets differ in, such as the records of one person.
+
+        Returns
+        -------
+        PrivacySpent
+            For a group, epsilon is exact for Gaussian noise alone, and otherwise the best that follows from
+            the curve for one unit.
+        """
+        return summary.privacy_spent(self, delta, group_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that answers depend on, as plain values that JSON can hold.
@@ -259,6 +374,16 @@ class RDPAccountant(Accountant):
         """Return (0.0, delta(epsilon)), for the same reason."""
         return 0.0, self.delta(epsilon)
 
+    def _curve_at(self, epsilons: Array) -> tuple[Array, Array]:
+        """One table of orders serves all epsilons; between its orders nothing is lost that one could see."""
+        nothing = np.zeros_like(epsilons)
+        if not self._counts:
+            return nothing, nothing.copy()
+        price, exponent = self._cumulant(_ORDERS) - conversion(_ORDERS), np.multiply.outer(epsilons, _ORDERS)
+        margin = ROUNDING * (price + 2.0 * conversion(_ORDERS) + exponent)
+        log_delta = np.minimum(0.0, (price - exponent + margin).min(axis=1))
+        return nothing, np.minimum(1.0, np.nextafter(np.exp(log_delta), math.inf))
+
     def _cumulant(self, beta: Array) -> Array:
         return total_cumulant(self._counts, beta, self._relation)
 
@@ -284,15 +409,24 @@ def total_cumulant(counts: Mapping[Event, int], beta: Array, relation: Neighbori
 
 def check_orders(orders: object) -> Array:
     """Orders as a float64 array (m,), each finite and above 1."""
+    return _vector("orders", orders, "finite and above 1", lambda v: (v > 1.0) & np.isfinite(v))
+
+
+def check_epsilons(epsilons: object) -> Array:
+    """Epsilons as a float64 array (m,), each finite and zero or above."""
+    return _vector("epsilons", epsilons, "finite and zero or above", lambda v: (v >= 0.0) & np.isfinite(v))
+
+
+def _vector(name: str, given: object, allowed: str, holds: Callable[[Array], npt.NDArray[np.bool_]]) -> Array:
     try:
-        values = np.array(orders, dtype=np.float64)
+        values = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InvalidTypeError(f"orders must be a sequence of numbers, got {orders!r}") from None
+        raise InvalidTypeError(f"{name} must be a sequence of numbers, got {given!r}") from None
     if values.ndim != 1 or values.size == 0:
-        raise InvalidTypeError(f"orders must be a non-empty one-dimensional sequence, got {orders!r}")
-    refused = values[~((values > 1.0) & np.isfinite(values))]
+        raise InvalidTypeError(f"{name} must be a non-empty one-dimensional sequence, got {given!r}")
+    refused = values[~holds(values)]
     if refused.size:
-        raise InvalidArgumentError(f"orders must be finite and above 1, got {refused[0]}")
+        raise InvalidArgumentError(f"{name} must be {allowed}, got {refused[0]}")
     return values
 
 

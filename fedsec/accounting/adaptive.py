@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 _ADD_OR_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
 _OCTAVES = np.arange(-10.0, 20.0, 1.0 / 16.0)  # from log(1/delta) / epsilon: where a filter seeks its order
-_ODOMETER_ORDERS = 1.0 + np.exp2(np.arange(-2.0, 12.0))
+_ODOMETER_ORDERS = 1.0 + np.exp2(np.arange(-1.0, 9.0, 0.5))
 
 
 class _Spending(abc.ABC):
@@ -258,7 +258,7 @@ class RDPOdometer(_Spending):
         Which data sets must not be told apart; add or remove one by default.
     orders : sequence of float, optional
         Rényi orders, each finite and above 1, fixed beforehand: the fewer, the cheaper, as long as one of
-        them suits what will be spent. By default 14, one in each octave from 1.25 to 2049.
+        them suits what will be spent. By default 20, two in each octave of alpha - 1, from 0.5 to 362.
 
     Raises
     ------
