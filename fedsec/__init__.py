@@ -23,6 +23,7 @@ _ROOM_OF = {
             "DiscreteLaplace",
             "Gaussian",
             "Laplace",
+            "Ledger",
             "NeighboringRelation",
             "NonPrivate",
             "PLDAccountant",
@@ -40,7 +41,13 @@ _ROOM_OF = {
             "calibrate_sampling_probability",
             "calibrate_steps",
         ),
-        "fedsec.errors": ("AggregationAborted", "BudgetExceededError", "CalibrationError", "FedsecError"),
+        "fedsec.errors": (
+            "AggregationAborted",
+            "BudgetExceededError",
+            "CalibrationError",
+            "FedsecError",
+            "LedgerError",
+        ),
         "fedsec.federated": ("FedAvg", "Federation"),
     }.items()
     for name in names
@@ -61,6 +68,8 @@ __all__ = [
     "FedsecError",
     "Gaussian",
     "Laplace",
+    "Ledger",
+    "LedgerError",
     "NeighboringRelation",
     "NonPrivate",
     "PLDAccountant",
@@ -97,6 +106,7 @@ if TYPE_CHECKING:
         DiscreteLaplace,
         Gaussian,
         Laplace,
+        Ledger,
         NeighboringRelation,
         NonPrivate,
         PLDAccountant,
@@ -114,7 +124,13 @@ if TYPE_CHECKING:
         calibrate_sampling_probability,
         calibrate_steps,
     )
-    from fedsec.errors import AggregationAborted, BudgetExceededError, CalibrationError, FedsecError
+    from fedsec.errors import (
+        AggregationAborted,
+        BudgetExceededError,
+        CalibrationError,
+        FedsecError,
+        LedgerError,
+    )
     from fedsec.federated import FedAvg, Federation
 
 

@@ -35,6 +35,10 @@ class BudgetExceededError(FedsecError):
     """The next step would spend more than the budget; raised before anything happens."""
 
 
+class LedgerError(FedsecError):
+    """A ledger's file or export that is missing, foreign, damaged, or not what it was; nothing is charged."""
+
+
 class ProtocolError(FedsecError):
     """A message or a call that the protocol does not allow at this point."""
 

@@ -30,6 +30,7 @@ from fedsec.accounting.events import (
     SampledWithoutReplacement,
     Skellam,
 )
+from fedsec.accounting.ledger import Ledger
 from fedsec.accounting.pld_accountant import PLDAccountant
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Event",
     "Gaussian",
     "Laplace",
+    "Ledger",
     "NeighboringRelation",
     "NonPrivate",
     "PLDAccountant",

@@ -38,7 +38,8 @@ def encode(event: Event) -> dict[str, Any]:
     -------
     dict
         `type` is the name of the event; its fields follow, with events as such dictionaries and sequences
-        as lists. `decode` gives back an equal event.
+        as lists. Fields at their default are left out, so that a field with a default that comes to be
+        later changes no text. `decode` gives back an equal event.
 
     Raises
     ------
@@ -53,8 +54,9 @@ def _encoded(event: Event, depth: int) -> dict[str, Any]:
     if _KINDS.get(kind.__name__) is not kind:
         raise InvalidTypeError(f"event must be one of {', '.join(_KINDS)}, got {event!r}")
     _check_depth(depth)
-    plain = {field.name: _plain(getattr(event, field.name), depth - 1) for field in _fields(kind)}
-    return {"type": kind.__name__, **plain}
+    values = {field.name: getattr(event, field.name) for field in _fields(kind)}
+    said = [field.name for field in _fields(kind) if values[field.name] != field.default]
+    return {"type": kind.__name__, **{name: _plain(values[name], depth - 1) for name in said}}
 
 
 def _plain(value: object, depth: int) -> object:
@@ -147,14 +149,17 @@ def canonical(value: object) -> str:
         raise InvalidArgumentError(f"only finite and flat values can be written: {error}") from None
 
 
-def parse(text: str) -> object:
+def parse(text: object) -> object:
     """Return the plain values of a JSON text.
 
     Raises
     ------
-    InvalidArgumentError
-        Not JSON; NaN or infinity, which JSON has not; a key that is given twice; brackets in thousands.
+    InvalidTypeError, InvalidArgumentError
+        Not a string; not JSON; NaN or infinity, which JSON has not; a key that is given twice; brackets in
+        thousands.
     """
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"a JSON text must be a string, got {short(text)}")
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:

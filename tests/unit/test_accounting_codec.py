@@ -93,16 +93,14 @@ def test_what_it_looks_like():
         '"sampling_probability":0.25,"type":"PoissonSampled"},"type":"Repeated"}'
     )
     assert encode(Composed([NonPrivate()])) == {"type": "Composed", "events": [{"type": "NonPrivate"}]}
-    assert encode(Skellam(4, 1)) == {
-        "type": "Skellam",
-        "variance": 4.0,
-        "l2_sensitivity": 1.0,
-        "dimension": None,
-    }
+    assert encode(Skellam(4, 1)) == {"type": "Skellam", "variance": 4.0, "l2_sensitivity": 1.0}
+    assert encode(Skellam(4, 1, 7))["dimension"] == 7
 
 
 def test_fields_with_a_default_may_be_left_out():
     assert decode({"type": "Skellam", "variance": 4, "l2_sensitivity": 1}) == Skellam(4.0, 1.0)
+    given = {"type": "Skellam", "variance": 4, "l2_sensitivity": 1, "dimension": None}
+    assert encode(decode(given)) == encode(Skellam(4.0, 1.0))
 
 
 def test_numbers_of_numpy_become_plain():
