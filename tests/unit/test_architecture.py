@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "masks": {"_kernels"},
     "noise": {"_kernels", "_slope"},
     "sampling": {"_kernels", "masks"},
-    "accounting": {"_kernels"},
+    "accounting": {"_kernels", "_slope"},
     "secagg": {"masks", "_kernels"},
     "clipping": {"_kernels"},
     "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
