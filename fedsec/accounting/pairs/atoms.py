@@ -23,7 +23,7 @@ from fedsec.accounting.pairs.base import Cells, Pair
 _SKETCHED = 1000  # atoms in a sketch, at most
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Atoms(Pair):
     """Atoms with finite losses, at least one, and what mass there is at infinite losses.
 
@@ -55,6 +55,11 @@ class Atoms(Pair):
     def anchor(self) -> float:
         """The atom where Q has most."""
         return float(self.loss[np.argmax(self.log_q)])
+
+    @property
+    def other_atom(self) -> float:  # type: ignore[override]
+        """The atom where P has most."""
+        return float(self.loss[np.argmax(self.log_p)])
 
     def cells(self, x: Array) -> Cells:
         """Each atom goes to the one cell that holds its loss."""

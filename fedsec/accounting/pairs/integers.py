@@ -58,6 +58,11 @@ class GeometricNoise(Pair):
         """The atom that holds most of Q: all k <= 0."""
         return -self.shift / self.scale
 
+    @property
+    def other_atom(self) -> float:  # type: ignore[override]
+        """The atom that holds most of P: all k >= shift."""
+        return -self.anchor
+
     def cells(self, x: Array) -> Cells:
         """Geometric sums over the k from i to j; P is Q seen from the other end."""
         with np.errstate(over="ignore"):

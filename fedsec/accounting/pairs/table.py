@@ -31,15 +31,24 @@ from fedsec.accounting.events import (
     NonPrivate,
     PoissonSampled,
     RandomizedResponse,
+    SampledWithoutReplacement,
     Skellam,
 )
+from fedsec.accounting.integer_noise import IntegerNoise, gdp_mu
 from fedsec.accounting.pairs.atoms import Atoms, approximate_dp, randomized_response
 from fedsec.accounting.pairs.base import Dominance, Pair
 from fedsec.accounting.pairs.integers import GeometricNoise, discrete_gaussian, skellam
 from fedsec.accounting.pairs.noise import LaplaceNoise, Mixture, NormalNoise
+from fedsec.accounting.pairs.replace import Glued, ReplacedNormal
 from fedsec.errors import UnsupportedError
 
 ONE = NeighboringRelation.REPLACE_ONE
+
+Kinds = tuple[type[Event], ...]
+_NORMAL: Kinds = (Gaussian, DiscreteGaussian, DiscreteGaussianSum, Skellam, NonPrivate)  # Gaussian-DP
+_NOISE: Kinds = (*_NORMAL, Laplace, DiscreteLaplace)
+_GUARANTEES: Kinds = (RandomizedResponse, ApproximateDP)
+
 _FARTHEST = 1e150  # shifts beyond it, whose squares overflow, hide nothing
 _WHOLE = 2**50  # whole numbers beyond it leave no room for rounding
 
@@ -113,9 +122,7 @@ def _discrete_laplace(event: DiscreteLaplace, relation: NeighboringRelation) -> 
 @dominance.register(DiscreteGaussian)
 @dominance.register(DiscreteGaussianSum)
 @dominance.register(Skellam)
-def _integer_noise(
-    event: DiscreteGaussian | DiscreteGaussianSum | Skellam, relation: NeighboringRelation
-) -> Dominance | None:
+def _integer_noise(event: IntegerNoise, relation: NeighboringRelation) -> Dominance | None:
     """Exact in one dimension; in more, Gaussian-DP is above, and a unit that uses one coordinate is below.
 
     Vectors are whole: in one coordinate a unit can use the whole part of the sensitivity.
@@ -125,13 +132,11 @@ def _integer_noise(
     below = None if line is None else replace(line, infinite=(0.0, 0.0))
     if line is not None and event.dimension == 1 and whole == event.l2_sensitivity:
         return Dominance(line, below, symmetric=True)
-    from fedsec.accounting.integer_noise import gdp_mu
-
     mu = gdp_mu(event, relation)
     return Dominance(NormalNoise(mu), below, symmetric=True) if mu < _FARTHEST else None
 
 
-def _one_coordinate(event: DiscreteGaussian | DiscreteGaussianSum | Skellam, steps: int) -> Atoms | None:
+def _one_coordinate(event: IntegerNoise, steps: int) -> Atoms | None:
     if isinstance(event, Skellam):
         return skellam(event.variance, steps)
     if isinstance(event, DiscreteGaussian) or event.num_shares == 1:
@@ -141,7 +146,7 @@ def _one_coordinate(event: DiscreteGaussian | DiscreteGaussianSum | Skellam, ste
 
 @dominance.register
 def _poisson_sampled(event: PoissonSampled, relation: NeighboringRelation) -> Dominance | None:
-    """Mixtures with what an unsampled unit leaves behind [ZDW22, Prop. 30 and before].
+    """Mixtures with what an undrawn unit leaves behind [ZDW22].
 
     A zeroed unit may be drawn but adds nothing, and other units are drawn independently of it: the output
     without the unit's contribution has the same law under both relations.
@@ -149,19 +154,13 @@ def _poisson_sampled(event: PoissonSampled, relation: NeighboringRelation) -> Do
     inner, probability = _flattened(event)
     if probability == 0.0:
         return _exact(randomized_response(0.0))
-    if isinstance(inner, NonPrivate):
-        return None
+    _check_samplable(event, inner, relation, _NORMAL if relation is ONE else _NOISE + _GUARANTEES)
+    if probability == 1.0:
+        return dominance(inner, relation)
     if relation is ONE:
-        raise UnsupportedError(
-            f"there is no analysis of {event!r} under REPLACE_ONE; "
-            "use ADD_OR_REMOVE_ONE or REPLACE_SPECIAL for Poisson sampling"
-        )
-    _check_samplable(event, inner)
+        return _replaced_in_poisson(inner, probability)
     known = dominance(inner, relation)
-    if known is None or probability == 1.0:
-        return known
-    below = None if known.below is None else Mixture(known.below, probability)
-    return Dominance(Mixture(known.above, probability), below, symmetric=False)
+    return None if known is None else Dominance(*_mixtures(known, probability), symmetric=False)
 
 
 def _flattened(event: PoissonSampled) -> tuple[Event, float]:
@@ -173,20 +172,50 @@ def _flattened(event: PoissonSampled) -> tuple[Event, float]:
     return innermost, probability * share
 
 
-def _check_samplable(event: Event, inner: Event) -> None:
-    """Only a mechanism whose one pair serves both directions can be sampled."""
-    if not isinstance(inner, _PLAIN):
-        names = ", ".join(kind.__name__ for kind in _PLAIN)
-        raise UnsupportedError(f"there is no analysis of {event!r}: a sampler goes around one of {names}")
+def _check_samplable(event: Event, inner: Event, relation: NeighboringRelation, kinds: Kinds) -> None:
+    if not isinstance(inner, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise UnsupportedError(
+            f"there is no analysis of {event!r} under {relation.name}; what it samples must be one of {names}"
+        )
 
 
-_PLAIN = (
-    Gaussian,
-    Laplace,
-    DiscreteGaussian,
-    DiscreteGaussianSum,
-    Skellam,
-    DiscreteLaplace,
-    RandomizedResponse,
-    ApproximateDP,
-)
+def _mixtures(known: Dominance, probability: float) -> tuple[Mixture, Mixture | None]:
+    below = None if known.below is None else Mixture(known.below, probability)
+    return Mixture(known.above, probability), below
+
+
+def _replaced_in_poisson(inner: Event, probability: float) -> Dominance | None:
+    """Exact for Gaussian noise; else below is a unit that is replaced by one that contributes nothing."""
+    removal = NeighboringRelation.ADD_OR_REMOVE_ONE
+    known = dominance(inner, removal)
+    if known is None or not isinstance(inner, Gaussian | IntegerNoise):
+        return None
+    if isinstance(inner, Gaussian):
+        return _exact(ReplacedNormal(shift(removal) / inner.noise_multiplier, probability))
+    above = ReplacedNormal(gdp_mu(inner, removal), probability)
+    return Dominance(above, _mixtures(known, probability)[1], symmetric=False)
+
+
+@dominance.register
+def _without_replacement(event: SampledWithoutReplacement, relation: NeighboringRelation) -> Dominance | None:
+    """Glued mixtures of the pair for a replaced unit: `pairs.replace`.
+
+    A zeroed unit is replaced by one that contributes nothing. Guarantees for zeroed units say nothing of
+    the exchange of two units that makes a sample without the unit one with it.
+    """
+    if relation is NeighboringRelation.ADD_OR_REMOVE_ONE:
+        raise UnsupportedError(
+            f"there is no analysis of {event!r} under ADD_OR_REMOVE_ONE: the size of the population is fixed "
+            "and public; use REPLACE_ONE or REPLACE_SPECIAL"
+        )
+    share = event.sample_size / event.population_size
+    if share == 0.0:
+        return _exact(randomized_response(0.0))
+    kinds = _NOISE + _GUARANTEES if relation is ONE else _NOISE
+    _check_samplable(event, event.event, relation, kinds)
+    known, attained = dominance(event.event, ONE), dominance(event.event, relation)
+    if known is None or attained is None or share == 1.0:
+        return attained
+    above, below = Mixture(known.above, share), _mixtures(attained, share)[1]
+    return Dominance(Glued(above, above), below, symmetric=False)
