@@ -122,7 +122,7 @@ def skellam(variance: float, shift: int) -> Atoms | None:
     reach = _skellam_reach(variance)
     if variance < _NARROWEST or not _countable(reach, shift):
         return None
-    weight = -np.concatenate(([0.0], np.cumsum(np.log1p(_bessel_falls(variance, reach + shift)))))
+    weight = -np.concatenate(([0.0], np.cumsum(np.log1p(bessel_falls(variance, reach + shift)))))
     k = np.arange(-reach, reach + shift + 1)
     there, here = np.abs(k - shift), np.abs(k)
     loss, deeper = weight[there] - weight[here], np.maximum(there, here)
@@ -161,7 +161,7 @@ def _skellam_reach(variance: float) -> int:
     return high
 
 
-def _bessel_falls(x: float, count: int) -> Array:
+def bessel_falls(x: float, count: int) -> Array:
     """y_k = I_k(x) / I_{k+1}(x) - 1 for k = 0, ..., count - 1: y_{k-1} = 2 k / x - y_k / (1 + y_k) [Amo74].
 
     Downwards every step multiplies an error by (I_{k+1} / I_k)^2 < 1, hence from k = m on by (I_m / I_0)^2

@@ -119,7 +119,7 @@ class ReplacedNormal(Pair):
         moved = 8.0 * ROUNDING * (size + np.minimum(size, 1.0) * depth)
         return np.concatenate(([0.0], moved, [0.0]))
 
-    @np.errstate(divide="ignore", invalid="ignore")
+    @np.errstate(divide="ignore", invalid="ignore", over="ignore")
     def _far_loss(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Losses of cells whose masses underflow, from logarithms, and bounds on their errors."""
         means = (0.0, self.shift, -self.shift)

@@ -30,6 +30,7 @@ from fedsec.accounting.events import (
     NeighboringRelation,
     NonPrivate,
     PoissonSampled,
+    RandomAllocation,
     RandomizedResponse,
     SampledWithoutReplacement,
     Skellam,
@@ -219,3 +220,10 @@ def _without_replacement(event: SampledWithoutReplacement, relation: Neighboring
         return attained
     above, below = Mixture(known.above, share), _mixtures(attained, share)[1]
     return Dominance(Glued(above, above), below, symmetric=False)
+
+
+@dominance.register
+def _random_allocation(event: RandomAllocation, relation: NeighboringRelation) -> Dominance | None:
+    from fedsec.accounting.pairs.allocation import allocation
+
+    return allocation(event, relation)
