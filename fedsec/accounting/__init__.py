@@ -5,7 +5,7 @@ the noise for a target. Nothing here draws noise or touches data.
 """
 
 from fedsec.accounting.accountant import RDPAccountant
-from fedsec.accounting.adaptive import RDPFilter, RDPOdometer
+from fedsec.accounting.adaptive import GDPFilter, RDPFilter, RDPOdometer
 from fedsec.accounting.calibration import (
     calibrate_batch_size,
     calibrate_noise_multiplier,
@@ -32,6 +32,7 @@ from fedsec.accounting.events import (
 )
 from fedsec.accounting.ledger import Ledger
 from fedsec.accounting.pld_accountant import PLDAccountant
+from fedsec.accounting.summary import PrivacySpent
 
 __all__ = [
     "ApproximateDP",
@@ -40,6 +41,7 @@ __all__ = [
     "DiscreteGaussianSum",
     "DiscreteLaplace",
     "Event",
+    "GDPFilter",
     "Gaussian",
     "Laplace",
     "Ledger",
@@ -47,6 +49,7 @@ __all__ = [
     "NonPrivate",
     "PLDAccountant",
     "PoissonSampled",
+    "PrivacySpent",
     "RDPAccountant",
     "RDPFilter",
     "RDPOdometer",

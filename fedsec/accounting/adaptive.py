@@ -16,7 +16,11 @@ known before the step runs [FZ21, Lec21]. And (1 - e^(epsilon - L))+ <= delta M 
 
 the conversion of `accountant`; the expectation of the left side bounds P(S) - e^epsilon Q(S) for every set
 of outputs S. For a choice among K orders afterwards, the mean of K such M takes the place of M, and (*) has
-delta / K for delta. For Gaussian-DP no such price is due: [ST22, KTH23].
+delta / K for delta.
+
+Gaussian-DP needs neither: each mu-Gaussian-DP step is made from the increment of a Brownian motion with
+drift 0 or 1 over a stretch of length mu^2 [DRS22, Thm. 2.10], so whatever is made from stretches of total
+length at most mu^2, wherever one stops, is made from the motion at mu^2, and mu-Gaussian-DP [ST22, KTH23].
 
 References
 ----------
@@ -25,6 +29,7 @@ References
         Differentially Private Deep Learning, 2021 (arXiv 2103.01379).
 [WRRW23] Whitehouse, Ramdas, Rogers, Wu, Fully-Adaptive Composition in Differential Privacy, ICML 2023
         (arXiv 2203.05481).
+[DRS22] Dong, Roth, Su, Gaussian Differential Privacy, JRSS B 84(1), 2022 (arXiv 1905.02383).
 [ST22]  Smith, Thakurta, Fully Adaptive Composition for Gaussian Differential Privacy, 2022
         (arXiv 2210.17520).
 [KTH23] Koskela, Tobaben, Honkela, Individual Privacy Accounting with Gaussian Differential Privacy,
@@ -36,12 +41,13 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsec import _checks
+from fedsec.accounting import gaussian, integer_noise
 from fedsec.accounting.accountant import (
     Accountant,
     check_orders,
@@ -51,20 +57,25 @@ from fedsec.accounting.accountant import (
     total_cumulant,
 )
 from fedsec.accounting.events import (
+    DiscreteGaussian,
+    DiscreteGaussianSum,
     Event,
     Gaussian,
     NeighboringRelation,
+    Skellam,
     check_count,
     check_event,
     check_relation,
 )
 from fedsec.accounting.numbers import ROUNDING, Array
-from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError
+from fedsec.accounting.summary import PrivacySpent, samplers_in_words, unit_in_words
+from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _ADD_OR_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
+_SLACK = 1e-12  # of a target mu, so that rounding does not keep from it what meets it exactly
 _OCTAVES = np.arange(-10.0, 20.0, 1.0 / 16.0)  # from log(1/delta) / epsilon: where a filter seeks its order
 _ODOMETER_ORDERS = 1.0 + np.exp2(np.arange(-1.0, 9.0, 0.5))
 
@@ -109,6 +120,17 @@ class _Spending(abc.ABC):
         self._refuse(event, count, spent)
         self._counts, self._spent = tally(event, count, self._counts), spent
         return self
+
+    def _record(self, epsilon: float, delta: float) -> PrivacySpent:
+        return PrivacySpent(
+            epsilon=epsilon,
+            epsilon_lower=0.0,
+            delta=delta,
+            neighboring_relation=self._relation,
+            accountant=type(self).__name__,
+            unit=unit_in_words(self._relation),
+            samplers=samplers_in_words(self._counts),
+        )
 
     def _after(self, event: Event, count: int) -> Array:
         added = tally(_event("event", event), check_count(count), {})
@@ -228,6 +250,10 @@ class RDPFilter(_Filter):
         """The Rényi order at which events are priced."""
         return 1.0 + float(self._beta[0])
 
+    def spent(self) -> PrivacySpent:
+        """Return a record of the guarantee: the targets, whatever part of the budget is used."""
+        return self._record(self._epsilon, self._delta)
+
     def _budgets(self, beta: Array) -> Array:
         """The right side of (*) at each order, rounded down."""
         gain, exponent, log_delta = conversion(beta), beta * self._epsilon, math.log(self._delta)
@@ -245,6 +271,101 @@ class RDPFilter(_Filter):
 
     def _cost(self, added: Mapping[Event, int]) -> Array:
         return total_cumulant(added, self._beta, self._relation)
+
+
+class GDPFilter(_Filter):
+    """A budget of Gaussian-DP for events chosen as one goes: the sum of their mu^2 is at most target_mu^2.
+
+    Exact for Gaussian noise, and better than `RDPFilter` for integer noise too; nothing else may be spent.
+
+    Parameters
+    ----------
+    target_mu : float, optional
+        Positive and finite.
+    target_epsilon, target_delta : float, optional
+        In place of `target_mu`: positive and finite, and in (0, 1). They stand for the largest mu they allow.
+    neighboring_relation : NeighboringRelation
+        Which data sets must not be told apart; add or remove one by default.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        An argument is not what it should be; neither or both kinds of target.
+
+    Notes
+    -----
+    Guarantee: everything that was released up to any stopping time, which may depend on what was released,
+    is mu-Gaussian-DP for mu = target_mu (1 + 1e-12), if each event was spent before it ran. `spend` takes
+    `Gaussian`, `DiscreteGaussian`, `Skellam` and `DiscreteGaussianSum`, and refuses other events with
+    `UnsupportedError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        target_mu: float | None = None,
+        target_epsilon: float | None = None,
+        target_delta: float | None = None,
+        neighboring_relation: NeighboringRelation = _ADD_OR_REMOVE,
+    ) -> None:
+        super().__init__(neighboring_relation, 1)
+        if (target_mu is None) is (target_epsilon is None) or (target_epsilon is None) is not (
+            target_delta is None
+        ):
+            raise InvalidArgumentError(
+                "give target_mu, or target_epsilon and target_delta, got "
+                f"target_mu={target_mu!r}, target_epsilon={target_epsilon!r}, target_delta={target_delta!r}"
+            )
+        if target_mu is None:
+            epsilon = _checks.positive("target_epsilon", target_epsilon)
+            self._mu = _largest_mu(epsilon, _checks.open_unit("target_delta", target_delta))
+        else:
+            self._mu = _checks.positive("target_mu", target_mu)
+        self._delta = target_delta
+        self._budget = self._mu * self._mu * (1.0 + _SLACK)
+
+    def __repr__(self) -> str:
+        return f"GDPFilter(target_mu={self._mu!r})"
+
+    @property
+    def target_mu(self) -> float:
+        """The mu that is never exceeded."""
+        return self._mu
+
+    def epsilon(self, delta: float) -> float:
+        """Return the epsilon, rounded up, that the whole budget amounts to at a delta in (0, 1)."""
+        return gaussian.epsilon(self._mu * (1.0 + _SLACK), _checks.open_unit("delta", delta), 1)
+
+    def spent(self, delta: float | None = None) -> PrivacySpent:
+        """Return a record of the guarantee at delta, or at `target_delta`, whatever part of it is used."""
+        at = self._delta if delta is None else delta
+        return self._record(self.epsilon(cast(float, at)), cast(float, at))
+
+    def _cost(self, added: Mapping[Event, int]) -> Array:
+        squares = (count * _gdp_mu(event, self._relation) ** 2 for event, count in added.items())
+        return np.array([math.fsum(squares) * (1.0 + ROUNDING)])
+
+
+def _largest_mu(epsilon: float, delta: float) -> float:
+    """The largest mu, rounded down, whose delta at epsilon is at most delta."""
+    low, high = 0.0, 1.0
+    while gaussian.log_delta(high, epsilon, 1) <= math.log(delta):
+        low, high = high, 2.0 * high
+    while low < (middle := 0.5 * (low + high)) < high:
+        fits = gaussian.log_delta(middle, epsilon, 1) <= math.log(delta) * (1.0 + ROUNDING)
+        low, high = (middle, high) if fits else (low, middle)
+    return low * (1.0 - _SLACK)
+
+
+def _gdp_mu(event: Event, relation: NeighboringRelation) -> float:
+    """An upper bound on mu for one mechanism."""
+    if isinstance(event, Gaussian):
+        return (2.0 if relation is NeighboringRelation.REPLACE_ONE else 1.0) / event.noise_multiplier
+    if isinstance(event, (DiscreteGaussian, Skellam, DiscreteGaussianSum)):
+        return integer_noise.gdp_mu(event, relation)
+    raise UnsupportedError(
+        f"GDPFilter takes unsampled Gaussian and integer noise only, got {event!r}; RDPFilter takes others"
+    )
 
 
 class RDPOdometer(_Spending):
@@ -295,6 +416,10 @@ class RDPOdometer(_Spending):
             return 0.0
         log_inverse = (math.log(self._beta.size) - math.log(self._delta)) * (1.0 + ROUNDING)
         return max(0.0, math.nextafter(epsilon_at(self._spent, self._beta, log_inverse).min(), math.inf))
+
+    def spent(self) -> PrivacySpent:
+        """Return a record of what the odometer reads."""
+        return self._record(self.epsilon(), self._delta)
 
     def _cost(self, added: Mapping[Event, int]) -> Array:
         return total_cumulant(added, self._beta, self._relation)
