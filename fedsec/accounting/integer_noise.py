@@ -38,6 +38,7 @@ from fedsec.accounting.events import (
     Skellam,
 )
 from fedsec.accounting.numbers import Array
+from fedsec.accounting.pairs.integers import bessel_falls
 from fedsec.errors import UnsupportedError
 
 IntegerNoise = DiscreteGaussian | DiscreteGaussianSum | Skellam
@@ -47,6 +48,7 @@ MIN_SHARE = 0.5  # stddev of one share: below it a sum of discrete Gaussians is 
 _NARROWEST = 1e-100  # noise below it protects nothing, and its squares overflow
 _STEPS = 4096  # enumerated; what is enumerated has a standard deviation of 5/2 at most
 _MARGIN = 64  # terms beyond the last step, which leave nothing of its tail
+_WIDE = 1000.0  # variance of Skellam noise beyond which its curvature says enough
 _UP = 1.0 + 2.0**-46
 _SMOOTH = 0.5 * (1.0 + 2.0**-40)  # root of the curvature up to which it bounds the slope
 _FLAT = 2.0**-13  # excess of the curvature over 1 / (n s^2) that is not worth an enumeration
@@ -184,48 +186,42 @@ def _combined(stddev: float, first: Array, second: Array) -> Array:
 
 @lru_cache(maxsize=256)
 def _skellam_slope(variance: float) -> float:
-    curvature = _skellam_curvature(variance)
-    if curvature <= _SMOOTH * _SMOOTH:
-        return slope_of_curvature(math.sqrt(curvature) * _UP)
-    from scipy.special import gammaln
-
-    m: Array = np.arange(_STEPS + _MARGIN, dtype=np.float64)
-    log_p = m * math.log(0.5 * variance) - gammaln(m + 1.0) + np.log(_bessel_series(m, 0.25 * variance**2))
-    far = math.log(2.0 * _STEPS / variance)
-    return _largest_step(log_p, (far + 0.02) / math.sqrt(4.0 / math.pi * _STEPS * (far - 1.0) - 0.25))
+    if variance < _NARROWEST:
+        raise UnsupportedError(
+            f"Skellam noise with variance {variance!r} (below {_NARROWEST}) protects nothing"
+        )
+    if variance > _WIDE:
+        return slope_of_curvature(math.sqrt(_skellam_curvature(variance)) * _UP)
+    falls = bessel_falls(variance, _STEPS + _MARGIN)
+    log_p = -np.concatenate(([0.0], np.cumsum(np.log1p(falls))))
+    return _largest_step(log_p, _far_skellam_step(variance))
 
 
 def _skellam_curvature(variance: float) -> float:
-    """2 ln(I_0(v) / I_1(v)), from above; for large v through a bound on the ratio [Amo74]."""
-    if variance < 1e6:
-        from scipy.special import i0e, i1e
-
-        return 2.0 * math.log(float(i0e(variance)) / float(i1e(variance))) + 2.0**-46
+    """2 ln(I_0(v) / I_1(v)), from above, through a bound on the ratio [Amo74]; for large v."""
     far = 2.25 / variance / variance
     return 2.0 * math.log1p(0.5 / variance + far / (1.0 + math.sqrt(1.0 + far))) * _UP
 
 
-def _bessel_series(m: Array, z: float) -> Array:
-    """The sum over j of z^j m! / (j! (m + j)!), for z up to 10."""
-    term = np.ones_like(m)
-    total = term.copy()
-    for j in range(1, 40):
-        term = term * z / (j * (m + j))
-        total += term
-    return total
+def _far_skellam_step(variance: float) -> float:
+    """A bound on the steps beyond _STEPS, by Chernoff's; for variances up to 1000."""
+    ratio = _STEPS / variance
+    depth = _STEPS * math.asinh(ratio) - _STEPS * ratio / (1.0 + math.hypot(1.0, ratio))
+    hazard = math.sqrt(2.0 / math.pi * (2.0 * depth + 1.0 - 2.0 * math.log(2.0)))
+    return math.log(2.0 + 2.0 * ratio + 2.0 / variance) / hazard * _UP
 
 
 def _largest_step(log_p: Array, far: float) -> float:
     """The largest step of symmetric noise up to _STEPS, from unscaled ln p(m) for m >= 0; or `far`, beyond.
 
-    Tails are summed in logarithms from the far end. Each logarithm is off by 2^-48 of itself and 2^-47 at
-    most; 1 / h(x) <= min(1.26, 1 / x) of that, h the hazard rate, is what a quantile x is off.
+    Tails are summed in logarithms from the far end. A logarithm is off by 2^-44 of itself and 2^-46 at most,
+    and its quantile x by 1 / h(x) <= min(1.26, 1 / x) times that, with h the hazard rate.
     """
     tail = np.logaddexp.accumulate(log_p[:0:-1])[::-1]
     total = np.logaddexp(log_p[0], math.log(2.0) + tail[0])
     log_q = (tail - total)[: _STEPS + 1]
     x = _upper_quantile(log_q)
-    error = 2.0**-48 * ((2.0 - log_q) / np.maximum(x, 0.79) + x)
+    error = 2.0**-44 * ((0.25 - log_q) / np.maximum(x, 0.79) + x)
     steps = np.diff(x) + error[1:] + error[:-1]
     return max(float(np.max(steps)), 2.0 * float(x[0] + error[0]), far)
 
