@@ -29,8 +29,8 @@ Steps = Sequence[tuple[Event, int]]
 def judge(steps: Steps, relation: NeighboringRelation, target: float, interval: tuple[float, float]) -> str:
     """What is wrong with an interval for epsilon at delta = target: an empty string if nothing is.
 
-    Raises `NotConvergedError` where no reference knows. The truth is known to 1e-8 relative, in sums of doubles
-    that may cancel to 1e-15.
+    Raises `NotConvergedError` where no reference knows. The truth is known to 1e-8 relative, in sums of
+    doubles that may cancel to 1e-15.
     """
     lower, upper = interval
     if not 0.0 <= lower <= upper:

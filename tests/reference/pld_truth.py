@@ -222,8 +222,9 @@ def _turned(loss: np.ndarray, weight: np.ndarray, y: np.ndarray) -> np.ndarray:
     half = 0.5 * np.multiply.outer(y, loss)
     sine = np.sin(half)
     real, imaginary = -2.0 * (sine * sine) @ weight, 2.0 * (sine * np.cos(half)) @ weight
-    with np.errstate(divide="ignore"):
-        modulus = 0.5 * np.log1p(np.maximum(real * (2.0 + real) + imaginary * imaginary, -1.0))
+    square = real * (2.0 + real) + imaginary * imaginary
+    far = 0.5 * np.log(np.maximum((1.0 + real) ** 2 + imaginary**2, 1e-300))
+    modulus = np.where(square > -0.5, 0.5 * np.log1p(np.maximum(square, -0.5)), far)
     return modulus + 1j * np.arctan2(imaginary, 1.0 + real)
 
 

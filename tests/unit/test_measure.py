@@ -11,7 +11,8 @@ from fedsec.measure import accounting, masks, noise, secagg, timing
         (lambda: masks.masked_sum(3, 100, repeats=1), masks.describe),
         (lambda: noise.samplers(100, repeats=1), noise.describe),
         (lambda: secagg.aggregation(4, 100, repeats=1), secagg.describe),
-        (lambda: accounting.accountant(repeats=1), accounting.describe),
+        (lambda: accounting.accountant(repeats=1, cases=accounting.CASES[:1]), accounting.describe),
+        (lambda: accounting.draws(3), accounting.describe_draws),
     ],
 )
 def test_every_measurement_describes_itself(measure, describe):
