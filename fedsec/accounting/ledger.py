@@ -31,8 +31,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
+from fedsec import _checks
 from fedsec.accounting.accountant import RDPAccountant, tally
 from fedsec.accounting.adaptive import RDPFilter
 from fedsec.accounting.chain import FORMAT, Entry, Terms, check_head, follow, link, now
@@ -146,6 +148,11 @@ class Ledger:
         )
 
     @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self._file.path
+
+    @property
     def terms(self) -> Terms:
         """What was fixed when the ledger was created."""
         return self._terms
@@ -182,15 +189,17 @@ class Ledger:
         LedgerError
             The file cannot be written, or is not what it was.
         """
-        with self._lock, self._file.writing() as transaction:
-            self._catch_up(transaction)
-            number = len(self._entries) + 1
-            entry = link(self._last, number, time=now(), event=event, count=count, purpose=purpose)
-            if not self._judge.allows(event, count):
-                raise BudgetExceededError(
-                    f"{count} x {event!r} does not fit: {self._judge}; nothing was recorded"
-                )
-            transaction.add(entry.encode())
+        with self._lock:
+            with self._file.writing() as transaction:
+                self._catch_up(transaction)
+                number = len(self._entries) + 1
+                entry = link(self._last, number, time=now(), event=event, count=count, purpose=purpose)
+                if not self._judge.allows(event, count):
+                    raise BudgetExceededError(
+                        f"{count} x {event!r} does not fit: {self._judge}; nothing was recorded"
+                    )
+                transaction.add(entry.encode())
+            self._remember([entry])
         return entry
 
     def would_exceed(self, event: Event, count: int = 1) -> bool:
@@ -211,10 +220,7 @@ class Ledger:
         To follow along, by the accountant of the terms. It is no guarantee for charges that depended on what
         was released before; theirs is `target_epsilon`.
         """
-        kind = RDPAccountant if self._terms.accountant == "rdp" else PLDAccountant
-        accountant = kind(neighboring_relation=self._terms.neighboring_relation)
-        accountant.compose(Composed([Repeated(entry.event, entry.count) for entry in self.entries()]))
-        return accountant.epsilon(self._terms.target_delta)
+        return _cost(self._terms, Composed([Repeated(entry.event, entry.count) for entry in self.entries()]))
 
     def entries(self) -> tuple[Entry, ...]:
         """Return all charges, oldest first."""
@@ -274,9 +280,12 @@ class Ledger:
         records = transaction.records(known) if known else transaction.records()
         if known and (not records or records.pop(0)["hash"] != self._last):
             raise LedgerError(f"entry {known} is not as it was recorded: it is gone, or another one")
-        added = follow(self._last, known + 1, records)
-        self._entries += added
+        self._remember(follow(self._last, known + 1, records))
+
+    def _remember(self, added: list[Entry]) -> None:
+        """Take entries as read; an interruption leaves too much with the judge rather than too little."""
         self._judge.record(added)
+        self._entries += added
 
 
 def verify_export(export: Mapping[str, Any], head: str | None = None, length: int | None = None) -> int:
@@ -302,7 +311,7 @@ def verify_export(export: Mapping[str, Any], head: str | None = None, length: in
     if export["format"] != FORMAT or not isinstance(records, list):
         raise LedgerError(f"format must be {FORMAT}, and entries a list; got format {export['format']!r}")
     entries = follow(terms.hash, 1, records)
-    check_head(terms, entries, export["head"], len(entries))
+    check_head(terms, entries, str(export["head"]), len(entries))
     check_head(terms, entries, head, length)
     return len(entries)
 
@@ -315,7 +324,7 @@ class _Filter:
             target_epsilon=terms.target_epsilon,
             target_delta=terms.target_delta,
             neighboring_relation=terms.neighboring_relation,
-            order=terms.order,
+            order=_checks.real("order", terms.order),
         )
         self._closed = False
 
@@ -363,21 +372,25 @@ def _judge(terms: Terms) -> _Filter | _Schedule:
 
 
 def _settled(asked: Terms) -> Terms:
-    """Check that the target can be kept, and fix the order at which charges will be judged."""
-    targets = {
-        name: getattr(asked, name) for name in ("target_epsilon", "target_delta", "neighboring_relation")
-    }
+    """Fix the order at which charges will be judged, and make sure that a schedule meets the target."""
     if asked.accountant == "rdp":
-        return replace(asked, order=RDPFilter(**targets, planned=asked.schedule).order)
-    schedule = PLDAccountant(neighboring_relation=asked.neighboring_relation).compose(
-        cast(Event, asked.schedule)
-    )
-    epsilon = schedule.epsilon(asked.target_delta)
+        targets = {name: getattr(asked, name) for name in _ASKED[:3]}
+        settled = replace(asked, order=RDPFilter(**targets, planned=asked.schedule).order)
+        _judge(settled)
+        return settled
+    epsilon = _cost(asked, cast(Event, asked.schedule))
     if not epsilon <= asked.target_epsilon:
         raise BudgetExceededError(
             f"target_epsilon must be at least the schedule's {epsilon!r}, got {asked.target_epsilon!r}"
         )
     return asked
+
+
+def _cost(terms: Terms, event: Event) -> float:
+    """Return the epsilon of something fixed beforehand, by the accountant of the terms."""
+    kind = RDPAccountant if terms.accountant == "rdp" else PLDAccountant
+    accountant = kind(neighboring_relation=terms.neighboring_relation)
+    return accountant.compose(event).epsilon(terms.target_delta)
 
 
 def _read_terms(text: object) -> Terms:
