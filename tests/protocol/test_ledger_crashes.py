@@ -1,0 +1,204 @@
+"""The ledger among processes: killed at any instant, and several at once on one file."""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ledger_worker
+import pytest
+
+from fedsec.accounting import Gaussian, Ledger
+from fedsec.errors import BudgetExceededError, LedgerError
+
+TERMS = ledger_worker.TERMS
+CHEAP, DEAR = Gaussian(300.0), Gaussian(10.0)
+
+
+class Worker:
+    """The other end of `ledger_worker`'s pipes."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, ledger_worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self.rest = b""
+        assert self.line() == ["ready"]
+
+    def start(self, path, event, number=1, times=10**6):
+        self.process.stdin.write(f"{number} {times} {event.noise_multiplier} {path}\n".encode())
+
+    def line(self, seconds=60.0):
+        """The words of the next line; None if there is none in time."""
+        while b"\n" not in self.rest:
+            if not select.select([self.process.stdout], [], [], seconds)[0]:
+                return None
+            received = os.read(self.process.stdout.fileno(), 4096)
+            assert received, "the worker is gone"
+            self.rest += received
+        line, self.rest = self.rest.split(b"\n", 1)
+        return line.decode().split()
+
+    def until_gone(self):
+        """The numbers that were charged until the end of all children, and the children's exit codes."""
+        charged = []
+        while (words := self.line())[0] != "gone":
+            charged += [int(words[1])] if words[0] == "charged" else []
+        return charged, [int(code) for code in words[1:]]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with contextlib.closing(Worker()) as worker:
+        yield worker
+
+
+@pytest.fixture
+def most(tmp_path):
+    """How often DEAR fits."""
+    (tmp_path / "apart").mkdir()
+    return Ledger(tmp_path / "apart" / "reference.ledger", **TERMS).remaining(DEAR)
+
+
+def run_and_kill(worker, path, after, seconds):
+    """Kill a child so long after its `after`-th charge has returned; return the last number charged."""
+    worker.start(path, CHEAP)
+    pid, last = int(worker.line()[1]), 0
+    for _ in range(after):
+        last = int(worker.line()[1])
+    begin = time.perf_counter()
+    while (left := begin + seconds - time.perf_counter()) > 0.0 and (words := worker.line(left)):
+        last = int(words[1])
+    os.kill(pid, signal.SIGKILL)
+    charged, codes = worker.until_gone()
+    assert codes == [-signal.SIGKILL]
+    return max([last, *charged])
+
+
+def test_killed_at_any_instant_it_loses_no_charge(worker, tmp_path):
+    path, known, interrupted = tmp_path / "study.ledger", 0, 0
+    for instant in range(20):
+        acknowledged = max(known, run_and_kill(worker, path, after=1, seconds=instant * 4e-4))
+        interrupted += len(list(tmp_path.iterdir())) > 1
+        ledger = Ledger(path, **TERMS)
+        known = ledger.verify()
+        assert acknowledged <= known <= acknowledged + 1
+        assert {entry.event for entry in ledger.entries()} == {CHEAP}
+        assert [entry.number for entry in ledger.entries()] == list(range(1, known + 1))
+    assert interrupted  # some were killed within a transaction, for its log was left
+
+
+def test_killed_while_it_is_created(worker, tmp_path):
+    for instant in range(12):
+        path = tmp_path / f"{instant}.ledger"
+        acknowledged = run_and_kill(worker, path, after=0, seconds=1e-3 + instant * 6e-4)
+        ledger = Ledger(path, **TERMS)
+        assert acknowledged <= ledger.verify() <= acknowledged + 1
+        ledger.charge(CHEAP)
+
+
+def test_processes_on_one_file_never_overspend_together(worker, tmp_path, most):
+    path = tmp_path / "study.ledger"
+    worker.start(path, DEAR, number=3, times=most // 2)
+    charged, codes = worker.until_gone()
+    assert ledger_worker.EXHAUSTED in codes
+    assert set(codes) <= {0, ledger_worker.EXHAUSTED}
+    assert sorted(charged) == list(range(1, most + 1))
+    ledger = Ledger.open(path)
+    assert ledger.verify() == most
+    assert len({entry.purpose for entry in ledger.entries()}) > 1
+    with pytest.raises(BudgetExceededError):
+        ledger.charge(DEAR)
+
+
+def test_an_object_goes_on_while_another_process_charges(worker, tmp_path, most):
+    ledger, mine = Ledger(tmp_path / "study.ledger", **TERMS), []
+    worker.start(ledger.path, DEAR, times=most // 2)
+    assert worker.line()[0] == "child"
+    assert worker.line() == ["charged", "1"]
+    with contextlib.suppress(BudgetExceededError):
+        while True:
+            mine.append(ledger.charge(DEAR).number)
+    theirs, _ = worker.until_gone()
+    assert sorted([1, *theirs, *mine]) == list(range(1, most + 1))
+
+
+def torn_logs(tmp_path, charges):
+    """A ledger whose last charges are still in its write-ahead log, held there by a reader."""
+    path = tmp_path / "study.ledger"
+    ledger = Ledger(path, **TERMS)
+    ledger.charge(CHEAP)
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        reader.execute("SELECT count(*) FROM entries").fetchone()
+        for _ in range(charges):
+            ledger.charge(CHEAP)
+        shutil.copy(path, tmp_path / "main")
+        log = Path(f"{path}-wal").read_bytes()
+    return ledger, tmp_path / "main", log
+
+
+def test_a_log_that_ends_anywhere_gives_whole_entries(tmp_path):
+    """As after a loss of power, which may leave any beginning of the log."""
+    ledger, main, log = torn_logs(tmp_path, charges=6)
+    entries, found = ledger.entries(), []
+    assert len(log) > 6 * 4096
+    for length in [*range(0, len(log), 1103), len(log)]:
+        torn = tmp_path / f"torn{length}"
+        shutil.copy(main, torn)
+        Path(f"{torn}-wal").write_bytes(log[:length])
+        again = Ledger.open(torn)
+        found.append(again.verify())
+        assert again.entries() == entries[: found[-1]]
+    assert found == sorted(found)
+    assert set(found) == set(range(1, 8))
+
+
+def test_a_lock_that_never_ends_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsec.accounting.ledger_file._PATIENCE", 0.05)
+    ledger = Ledger(tmp_path / "study.ledger", **TERMS)
+    with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match=r"study\.ledger: database is locked"):
+            ledger.charge(CHEAP)
+        assert not ledger.would_exceed(Gaussian(10.0))  # reading goes on
+    assert ledger.charge(CHEAP).number == 1
+
+
+def test_a_full_disk_charges_nothing(tmp_path, monkeypatch):
+    """SQLite's limit on pages stands for the disk: the insertion fails, and what was there stays."""
+    ledger = Ledger(tmp_path / "study.ledger", **TERMS)
+    ledger.charge(CHEAP)
+    connect = sqlite3.connect
+
+    def small(*arguments, **options):
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA max_page_count=1")
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedsec.accounting.ledger_file.sqlite3.connect", small)
+        with pytest.raises(LedgerError, match="full"):
+            charge_often(ledger, 20)
+    recorded = ledger.verify()
+    assert 1 <= recorded < 20
+    assert ledger.charge(CHEAP).number == recorded + 1
+
+
+def charge_often(ledger, times):
+    for _ in range(times):
+        ledger.charge(CHEAP, purpose="x" * 1000)
