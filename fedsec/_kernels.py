@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -186,3 +186,33 @@ def bernoulli(
     fraction = (numerator.to_bytes(32, "little"), denominator.to_bytes(32, "little"))
     _lib.fs_bernoulli(best_backend.table, pointer(out), size, *fraction, insecure_key, exact_only)
     return out
+
+
+Atoms = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def combined_cells(
+    operation: Literal["sum", "product"],
+    a: Atoms,
+    b: Atoms | None,
+    edges: npt.NDArray[np.float64],
+    scales: npt.NDArray[np.float64],
+    floor: float,
+) -> Atoms:
+    """Mass and scaled first moment, in cells from each edge on, of a sum or product of independent variables.
+
+    `a` and `b` are values, which ascend, and their masses; None for b means another variable like `a`. No
+    result may lie below the first edge. Products of masses below `floor` at both ends of a row are left out.
+    """
+    laws = (a,) if b is None else (a, b)
+    given = (edges, scales, *(array for law in laws for array in law))
+    for array in given:
+        require_array("each array", array, (np.float64,))
+    if not edges.size == scales.size > 0 or any(value.size != mass.size for value, mass in laws):
+        raise InvalidTypeError(f"arrays must match in length, got {[array.size for array in given]}")
+    mass, moment = np.zeros_like(edges), np.zeros_like(edges)
+    cells = (*map(pointer, (mass, moment, edges, scales)), edges.size)
+    atoms = [part for value, weight in laws for part in (pointer(value), pointer(weight), value.size)]
+    kernel = getattr(_lib, f"fs_{operation}_{'own_' if b is None else ''}cells")
+    kernel(*cells, *atoms, floor)
+    return mass, moment
