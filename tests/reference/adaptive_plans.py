@@ -57,20 +57,17 @@ def _cumulants(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.asarray(np.logaddexp.reduce(terms, axis=0))
 
 
-def worst_delta(menu: Sequence[Mechanism], allows: Allows, epsilon: float) -> float:
+def worst_delta(menu: Sequence[Mechanism], allows: Allows, epsilon: float, rounds: int) -> float:
     """Largest delta at epsilon of all plans that run only what is allowed, in the worse direction."""
-    swapped = [(q, p) for p, q in menu]
-    remembered = functools.cache(allows)
-    return max(_worst(way, remembered, math.exp(epsilon), 1.0, 1.0, ()) for way in (menu, swapped))
+    allows, e = functools.cache(allows), math.exp(epsilon)
 
+    def worst(menu: Sequence[Mechanism], p: float, q: float, done: tuple[int, ...]) -> float:
+        best = max(p - e * q, 0.0)
+        for i, outcomes in enumerate(menu if len(done) < rounds else ()):
+            after = tuple(sorted((*done, i)))
+            if allows(after):
+                branches = zip(*outcomes, strict=True)
+                best = max(best, sum(worst(menu, p * x, q * y, after) for x, y in branches))
+        return best
 
-def _worst(
-    menu: Sequence[Mechanism], allows: Allows, e: float, p: float, q: float, done: tuple[int, ...]
-) -> float:
-    best = max(p - e * q, 0.0)
-    for i, (ps, qs) in enumerate(menu):
-        after = tuple(sorted((*done, i)))
-        if allows(after):
-            branches = zip(ps, qs, strict=True)
-            best = max(best, sum(_worst(menu, allows, e, p * x, q * y, after) for x, y in branches))
-    return best
+    return max(worst(way, 1.0, 1.0, ()) for way in (menu, [(q, p) for p, q in menu]))
