@@ -1,0 +1,32 @@
+"""`fedsec bench`: the measurements that `bench/` makes, on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from fedsec.cli.output import print_json
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["masks", "noise", "secagg", "accounting", "all"]), default="all")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(what: str, as_json: bool) -> None:
+    """Measure this machine: seconds, and ratios to numpy and torch in the same run."""
+    from fedsec.measure import accounting, masks, noise, secagg
+
+    rooms: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[str]]]] = {
+        "masks": (masks.masked_sum, masks.describe),
+        "noise": (noise.samplers, noise.describe),
+        "secagg": (secagg.aggregation, secagg.describe),
+        "accounting": (accounting.accountant, accounting.describe),
+    }
+    chosen = rooms if what == "all" else {what: rooms[what]}
+    results = {name: measure() for name, (measure, _) in chosen.items()}
+    if as_json:
+        print_json(results)
+    else:
+        for name, result in results.items():
+            click.echo("\n".join(rooms[name][1](result)))
