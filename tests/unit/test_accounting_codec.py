@@ -60,7 +60,7 @@ def around(inner):
 trees = st.recursive(mechanisms, around, max_leaves=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(trees)
 def test_there_and_back_by_way_of_json(event):
     text = canonical(encode(event))
