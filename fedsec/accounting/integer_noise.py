@@ -46,6 +46,7 @@ IntegerNoise = DiscreteGaussian | DiscreteGaussianSum | Skellam
 MIN_SHARE = 0.5  # stddev of one share: below it a sum of discrete Gaussians is hardly one [KLS21]
 
 _NARROWEST = 1e-100  # noise below it protects nothing, and its squares overflow
+_WIDEST = 1e140  # wider noise is taken for this: its bound is above, and nothing overflows
 _STEPS = 4096  # enumerated; what is enumerated has a standard deviation of 5/2 at most
 _MARGIN = 64  # terms beyond the last step, which leave nothing of its tail
 _WIDE = 1000.0  # variance of Skellam noise beyond which its curvature says enough
@@ -107,7 +108,8 @@ def _check_share(event: DiscreteGaussianSum) -> None:
 def _sum_slope(stddev: float, shares: int) -> float:
     if stddev < _NARROWEST:
         raise UnsupportedError(f"integer noise with stddev {stddev!r} (below {_NARROWEST}) protects nothing")
-    root = _root_curvature(stddev, min(shares, MAX_COUNT))
+    stddev, shares = min(stddev, _WIDEST), min(shares, MAX_COUNT)
+    root = _root_curvature(stddev, shares)
     if root <= _SMOOTH:
         return slope_of_curvature(root)
     total, log_theta = stddev * math.sqrt(shares), _log_theta(stddev, shares)
@@ -118,24 +120,36 @@ def _sum_slope(stddev: float, shares: int) -> float:
 
 def _root_curvature(stddev: float, shares: int) -> float:
     """The root of the curvature of a sum, from above: 1 / (s sqrt(n)) and what Theta adds."""
-    bend = _smooth_bend(stddev, shares)
-    if bend * shares * stddev * stddev <= _FLAT:
-        return math.sqrt(1.0 + bend * shares * stddev * stddev) / (stddev * math.sqrt(shares)) * _UP
+    bend = _smooth(stddev, shares)[1] * shares * stddev * stddev
+    if bend <= _FLAT:
+        return math.sqrt(1.0 + bend) / (stddev * math.sqrt(shares)) * _UP
     return math.sqrt(_doubled_curvature(stddev, shares)) * _UP
 
 
-def _smooth_bend(stddev: float, shares: int) -> float:
-    """The curvature of -ln Theta through Poisson's summation, infinite where that says nothing."""
+def _smooth(stddev: float, shares: int) -> tuple[float, float]:
+    """Bounds on the first and second differences of -ln Theta; infinite where Theta is too uneven.
+
+    Poisson's summation makes of Theta 1 + sum q_j cos(2 pi j m / n), with sum |q_j| j^2 <= `total` (docs).
+    """
     if shares == 1:
-        return 0.0
+        return 0.0, 0.0
     x = 2.0 * (math.pi * stddev) ** 2
     rate = max(math.log(3.0 * math.e * shares) - x + x / shares, math.log(6.0 * math.e) - 0.5 * x)
     if rate > -1.5:
-        return math.inf
-    z = math.exp(rate)
-    swing = z / (1.0 - z)
-    second = (2.0 * math.pi / shares) ** 2 * z * (1.0 + z) / (1.0 - z) ** 3
-    return -math.log1p(-second / (1.0 - swing) ** 2) * _UP
+        return math.inf, math.inf
+    z, step = math.exp(rate), 2.0 * math.pi / shares
+    total, least = z * (1.0 + z) / (1.0 - z) ** 3, 1.0 - z / (1.0 - z)
+    second = (step / least) ** 2 * total
+    return step * total / least * _UP, -math.log1p(-second) * _UP if second < 0.5 else math.inf
+
+
+def _steepest(stddev: float, shares: int) -> float:
+    """The largest first difference of ln Theta, from above; infinite for too many shares of small noise."""
+    bound = _smooth(stddev, shares)[0]
+    if shares > _BLOCK or bound <= _FLAT / shares:
+        return bound
+    log_theta = _log_theta(stddev, shares)
+    return float(np.max(np.abs(log_theta - np.roll(log_theta, 1)))) + 2.0**-42 * shares
 
 
 def _doubled_curvature(stddev: float, shares: int) -> float:
@@ -240,3 +254,67 @@ def _far_step(total: float, swing: float) -> float:
     u = _STEPS / total
     shortfall = (swing + 1.0 + math.log(3.0 * u)) / u / u
     return (1.0 + (0.5 + (swing + 1e-9) * total * total) / _STEPS) / (1.0 - shortfall) / total * _UP
+
+
+def rdp(event: IntegerNoise, relation: NeighboringRelation, alpha: Array) -> Array:
+    """Return bounds on the Renyi divergences, rounded up; alpha * gdp_mu^2 / 2 is another bound.
+
+    Parameters
+    ----------
+    event, relation
+        As for `gdp_mu`; a known `dimension` can lower the bound.
+    alpha : ndarray of float64, shape (n,)
+        Orders above 1, finite.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Infinite where only `gdp_mu` says something.
+
+    Raises
+    ------
+    UnsupportedError
+        Shares of a sum with a standard deviation below 1/2.
+    """
+    units = 2.0 if relation is NeighboringRelation.REPLACE_ONE else 1.0
+    root = math.inf if event.dimension is None else math.sqrt(event.dimension)
+    l1 = units * event.l2_sensitivity * min(root, event.l2_sensitivity)  # the vectors are of integers
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = _renyi(event, units * event.l2_sensitivity, l1, alpha) * _UP
+    return np.where(np.isnan(bound), np.inf, np.nextafter(bound, np.inf))  # nan: infinity times zero
+
+
+@singledispatch
+def _renyi(event: IntegerNoise, l2: float, l1: float, alpha: Array) -> Array:
+    """Bound the divergences between neighbours at these distances from each other."""
+    raise UnsupportedError(f"there is no bound on the Renyi divergence of {event!r}")
+
+
+@_renyi.register
+def _discrete_gaussian_renyi(event: DiscreteGaussian, l2: float, l1: float, alpha: Array) -> Array:
+    """As for Gaussian noise [CKS20]."""
+    scaled = l2 / event.stddev
+    return alpha * (0.5 * scaled * scaled)
+
+
+@_renyi.register
+def _sum_renyi(event: DiscreteGaussianSum, l2: float, l1: float, alpha: Array) -> Array:
+    """As for Gaussian noise, and what Theta varies by, from step to step, for each step (docs)."""
+    _check_share(event)
+    shares = min(event.num_shares, MAX_COUNT)
+    scaled = l2 / event.stddev
+    return alpha * (0.5 * scaled * scaled / shares) + l1 * _steepest(min(event.stddev, _WIDEST), shares)
+
+
+@_renyi.register
+def _skellam_renyi(event: Skellam, l2: float, l1: float, alpha: Array) -> Array:
+    """A theorem for whole orders [AKL21]; (alpha - 1) times the divergence is convex in between."""
+    low = np.floor(alpha)
+    share = alpha - low
+    below, above = (_skellam_at(event.variance, l2, l1, order) for order in (low, low + 1.0))
+    return np.asarray(((1.0 - share) * (low - 1.0) * below + share * low * above) / (alpha - 1.0))
+
+
+def _skellam_at(variance: float, l2: float, l1: float, order: Array) -> Array:
+    rest = np.minimum(((2.0 * order - 1.0) * l2 * l2 + 6.0 * l1) / variance, 6.0 * l1)
+    return np.asarray((0.5 * order * l2 * l2 + 0.25 * rest) / variance)
