@@ -125,10 +125,12 @@ def _built(name: str, arguments: list[Any], keywords: dict[str, Any]) -> Event:
     kinds = _kinds()
     if name not in kinds:
         raise InvalidArgumentError(f"--event knows no {_shown(name)}; there are {', '.join(kinds)}")
+    signature = inspect.signature(kinds[name])
     try:
-        inspect.signature(kinds[name]).bind(*arguments, **keywords)
+        signature.bind(*arguments, **keywords)
     except TypeError as error:
-        raise InvalidArgumentError(f"--event: {name}: {error}") from None
+        takes = ", ".join(signature.parameters) or "nothing"
+        raise InvalidArgumentError(f"--event: {name} takes {takes}: {error}") from None
     return kinds[name](*arguments, **keywords)
 
 

@@ -75,7 +75,7 @@ def test_bad_input_is_one_sentence_and_status_2(capsys, tmp_path, monkeypatch, a
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("what", ["accounting", "secagg"])
+@pytest.mark.parametrize("what", ["noise", "secagg"])
 def test_bench_prints_json_and_lines(capsys, what):
     assert cli.main(["bench", what, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {what}
