@@ -28,7 +28,6 @@ import contextlib
 import os
 import secrets
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +137,8 @@ class Ledger:
         with file.reading() as transaction:
             self._text = transaction.terms()
             self._terms = _read_terms(self._text)
-            self._forget()
+            self._entries: list[Entry] = []
+            self._judge = _judge(self._terms)
             self._catch_up(transaction)
 
     def __repr__(self) -> str:
@@ -244,10 +244,10 @@ class Ledger:
         """
         with self._lock, self._file.reading() as transaction:
             transaction.check_pages()
-            self._forget()
             self._catch_up(transaction)
-            check_head(self._terms, self._entries, head, length)
-            return len(self._entries)
+            entries = follow(self._terms.hash, 1, transaction.records())
+            check_head(self._terms, entries, head, length)
+            return len(entries)
 
     def export(self) -> dict[str, Any]:
         """Return terms, entries and head as plain values that JSON can hold, for `verify_export`."""
@@ -263,10 +263,6 @@ class Ledger:
             with self._file.reading() as transaction:
                 self._catch_up(transaction)
             yield
-
-    def _forget(self) -> None:
-        self._entries: list[Entry] = []
-        self._judge = _judge(self._terms)
 
     @property
     def _last(self) -> str:
@@ -336,12 +332,8 @@ class _Filter:
 
     def record(self, entries: Iterable[Entry]) -> None:
         """Spend what was charged; if that cannot be (another version's prices, say), nothing more fits."""
-        counts: Counter[Event] = Counter()
-        for entry in entries:
-            counts[entry.event] += entry.count
         try:
-            for event, count in counts.items():
-                self._filter.spend(event, count)
+            self._filter.spend(Composed([Repeated(entry.event, entry.count) for entry in entries]))
         except FedsecError:
             self._closed = True
 
