@@ -1,11 +1,11 @@
 """What integer noise on vectors costs, in any dimension: Gaussian differential privacy and Renyi bounds.
 
 It stands between `events` and both engines: `gdp_mu` says which Gaussian mechanism costs at least as much,
-`rdp` gives the bounds published for these mechanisms. With slope(noise) from `_slope`, l2 norm Delta of the
-difference between neighbours, mu = slope * Delta, whatever the dimension.
+`rdp` bounds Renyi divergences directly, sometimes better. Where neighbours differ by Delta in l2 norm,
+mu = slope * Delta, whatever the dimension. All is proved in docs/accounting.md.
 
-The slope comes from the curvature where that is at most 1/4 (a theorem, docs/noise.md), otherwise from
-enumerating the steps x(m) - x(m-1), x(m) = Phi^-1(F(m)), up to m = 4096, with a bound on the steps beyond.
+The slope (`_slope`) comes from the curvature where that is at most 1/4, otherwise from enumerating the steps
+x(m) - x(m-1), x(m) = Phi^-1(F(m)), up to m = 4096, with a bound on the steps beyond.
 
 - Discrete Gaussian: curvature 1 / stddev^2.
 - Skellam: the curvature is largest at 0, 2 ln(I_0(v) / I_1(v)).
@@ -47,7 +47,7 @@ MIN_SHARE = 0.5  # stddev of one share: below it a sum of discrete Gaussians is 
 
 _NARROWEST = 1e-100  # noise below it protects nothing, and its squares overflow
 _WIDEST = 1e140  # wider noise is taken for this: its bound is above, and nothing overflows
-_STEPS = 4096  # enumerated; what is enumerated has a standard deviation of 5/2 at most
+_STEPS = 4096  # enumerated: 129 standard deviations or more
 _MARGIN = 64  # terms beyond the last step, which leave nothing of its tail
 _WIDE = 1000.0  # variance of Skellam noise beyond which its curvature says enough
 _UP = 1.0 + 2.0**-46
@@ -228,14 +228,14 @@ def _far_skellam_step(variance: float) -> float:
 def _largest_step(log_p: Array, far: float) -> float:
     """The largest step of symmetric noise up to _STEPS, from unscaled ln p(m) for m >= 0; or `far`, beyond.
 
-    Tails are summed in logarithms from the far end. A logarithm is off by 2^-44 of itself and 2^-46 at most,
+    Tails are summed in logarithms from the far end. A logarithm is off by 2^-42 of itself and 2^-42 at most,
     and its quantile x by 1 / h(x) <= min(1.26, 1 / x) times that, with h the hazard rate.
     """
     tail = np.logaddexp.accumulate(log_p[:0:-1])[::-1]
     total = np.logaddexp(log_p[0], math.log(2.0) + tail[0])
     log_q = (tail - total)[: _STEPS + 1]
     x = _upper_quantile(log_q)
-    error = 2.0**-44 * ((0.25 - log_q) / np.maximum(x, 0.79) + x)
+    error = 2.0**-42 * ((1.0 - log_q) / np.maximum(x, 0.79) + x)
     steps = np.diff(x) + error[1:] + error[:-1]
     return max(float(np.max(steps)), 2.0 * float(x[0] + error[0]), far)
 

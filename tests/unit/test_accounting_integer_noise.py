@@ -61,13 +61,38 @@ BOUNDED = [
 @pytest.mark.parametrize("event", ENUMERATED, ids=str)
 def test_enumerated_slopes_are_above_the_truth_by_rounding_alone(event):
     truth = reference.slope(*law_of(event))
-    assert truth <= slope(event) <= truth * (1 + mp.mpf(2) ** -37)
+    assert truth <= slope(event) <= truth * (1 + mp.mpf(2) ** -36)
 
 
 @pytest.mark.parametrize(("event", "excess"), BOUNDED, ids=str)
 def test_bounded_slopes_are_above_the_truth_and_close(event, excess):
     truth = reference.slope(*law_of(event))
     assert truth <= slope(event) <= truth * (1 + excess)
+
+
+def steps_beyond_the_window(log_p):
+    """For m in (4096, 8192], from unscaled logarithms of probabilities."""
+    tail = np.logaddexp.accumulate(log_p[:0:-1])[::-1]
+    log_q = tail - np.logaddexp(log_p[0], math.log(2.0) + tail[0])
+    return np.diff(integer_noise._upper_quantile(log_q[4096:8193]))
+
+
+@pytest.mark.parametrize("variance", [1e-90, 1e-3, 1.0, 50.0, 1000.0])
+def test_skellam_steps_beyond_the_window_are_below_their_bound(variance):
+    falls = integer_noise.bessel_falls(variance, 8300)
+    log_p = -np.concatenate(([0.0], np.cumsum(np.log1p(falls))))
+    bound = integer_noise._far_skellam_step(variance)
+    assert np.max(steps_beyond_the_window(log_p)) <= bound < slope(Skellam(variance, 1))
+
+
+@pytest.mark.parametrize(
+    ("stddev", "shares"), [(0.01, 1), (0.5, 1), (1.99, 1), (0.5, 2), (0.5, 16), (1.1, 3)]
+)
+def test_periodic_steps_beyond_the_window_are_below_their_bound(stddev, shares):
+    total, log_theta = stddev * math.sqrt(shares), integer_noise._log_theta(stddev, shares)
+    log_p = -0.5 * (np.arange(8300) / total) ** 2 + np.resize(log_theta, 8300)
+    bound = integer_noise._far_step(total, float(np.ptp(log_theta)))
+    assert np.max(steps_beyond_the_window(log_p)) <= bound < slope(DiscreteGaussianSum(stddev, shares, 1))
 
 
 def first_step(half):
@@ -81,7 +106,7 @@ def test_wide_skellam_noise_is_bounded_from_both_sides(variance):
     with mp.workdps(60):
         v = mp.mpf(variance)
         least = first_step(mp.exp(-v) * mp.besseli(0, v))
-        assert least <= slope(Skellam(variance, 1)) <= least * (1 + 1.3 / v + mp.mpf(2) ** -37)
+        assert least <= slope(Skellam(variance, 1)) <= least * (1 + 1.3 / v + mp.mpf(2) ** -35)
 
 
 @pytest.mark.parametrize("shares", [10**4, 10**6, 2**60])
@@ -322,3 +347,12 @@ def test_skellam_bound_is_the_published_one_at_whole_orders(variance, l2, dimens
 def test_renyi_bounds_are_positive_numbers_at_the_ends_of_the_range(event):
     bounds = rdp(event, ONE, np.array([1.0001, 2.0, 1e6]))
     assert np.all(bounds > 0.0)
+
+
+@pytest.mark.parametrize("log_q", [-0.6932, -0.8, -3.0, -40.0, -1e3, -1e5, -1e8, -1e12])
+def test_quantiles_are_right_to_the_last_bits(log_q):
+    x = float(integer_noise._upper_quantile(np.array([log_q]))[0])
+    with mp.workdps(60):
+        tail = mp.log(mp.erfc(mp.mpf(x) / mp.sqrt(2)) / 2)
+        density = mp.exp(-(mp.mpf(x) ** 2) / 2 - tail) / mp.sqrt(2 * mp.pi)
+        assert abs((tail - log_q) / density) <= mp.mpf(2) ** -50 * (1 + x)
