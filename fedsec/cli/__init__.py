@@ -16,6 +16,7 @@ from fedsec import __version__
 from fedsec.cli.bench import bench
 from fedsec.cli.budget import calibrate, epsilon
 from fedsec.cli.demo import demo
+from fedsec.cli.ledger import ledger
 from fedsec.errors import FedsecError
 
 
@@ -25,7 +26,7 @@ def commands() -> None:
     """The privacy layer for federated learning."""
 
 
-for command in (epsilon, calibrate, demo, bench):
+for command in (epsilon, calibrate, ledger, demo, bench):
     commands.add_command(command)
 
 
