@@ -6,40 +6,44 @@ with beta = alpha - 1 and the *cumulant* log A_alpha = beta D_alpha, which adds 
 keeps all its digits as alpha -> 1. Each function takes all orders at once and returns, up to rounding,
 the larger of D(P || Q) and D(Q || P).
 
-One identity carries the module. With loss l = log(P/Q) and phi(x) = e^x - 1 - x >= 0,
-
-    A_alpha - 1 = E_P[e^(beta l) - 1] = E_P[phi(beta l) + beta phi(-l)],                              (*)
-
-since E_P[e^-l - 1] = 0. Nothing in (*) cancels, however close A_alpha is to 1.
+Noise that is Gaussian-DP, and samples of it, have forms of their own. Everything else is priced by its
+dominating pair (`pairs.table`), with masses moved to nodes as in `rounding`: spreading the mass of a cell
+over its two ends, with P's and Q's mass kept, makes the mean of a convex function of the ratio larger,
+and A_alpha is such a mean. It is summed without cancellation: (*) in `rdp_sampled`.
 
 References
 ----------
 [Mir17] Mironov, Rényi Differential Privacy, CSF 2017 (arXiv 1702.07476).
-[MTZ19] Mironov, Talwar, Zhang, Rényi Differential Privacy of the Sampled Gaussian Mechanism, 2019
-        (arXiv 1908.10530).
-[TW14]  Trefethen, Weideman, The Exponentially Convergent Trapezoidal Rule, SIAM Review 56, 2014.
+[CKS20] Canonne, Kamath, Steinke, The Discrete Gaussian for Differential Privacy, 2020 (arXiv 2004.00010).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from functools import singledispatch
-from typing import TypeAlias
+from functools import lru_cache, singledispatch
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from fedsec.accounting.events import Event, Gaussian, Laplace, NeighboringRelation, NonPrivate, PoissonSampled
-from fedsec.errors import UnsupportedError
+from fedsec.accounting import integer_noise, rdp_sampled
+from fedsec.accounting.events import (
+    DiscreteGaussian,
+    DiscreteGaussianSum,
+    Event,
+    Gaussian,
+    Laplace,
+    NeighboringRelation,
+    NonPrivate,
+    PoissonSampled,
+    SampledWithoutReplacement,
+    Skellam,
+)
+from fedsec.accounting.integer_noise import IntegerNoise
+from fedsec.accounting.numbers import Array
+from fedsec.accounting.pairs.base import Pair
+from fedsec.accounting.pairs.table import dominance, flattened, shift
 
-Array: TypeAlias = npt.NDArray[np.float64]
-
-ROUNDING = 2.0**-50  # eight times the unit round-off: charged for each term of a short sum
 SLACK = 1e-10  # relative enlargement of every cumulant: far above quadrature and rounding errors (1e-12)
-_REACH = 8.5  # standard deviations around a peak; what lies beyond is below e^-31 of it
-_LOWEST = -690.0  # logarithm of an integral that is as good as zero
-_DEPTH = 34.0  # a window may end where the integrand has fallen to e^-34 of its peak
+_SUBDIVISIONS = 64  # nodes between two losses of a pair's sketch
 
 
 @singledispatch
@@ -65,18 +69,13 @@ def cumulant(event: Event, beta: Array, relation: NeighboringRelation) -> Array:
     UnsupportedError
         No valid analysis of this mechanism under this relation.
     """
-    raise UnsupportedError(f"RDPAccountant has no analysis of {event!r}")
-
-
-def _shift(relation: NeighboringRelation) -> float:
-    """By how many sensitivities the outputs of unsampled noise differ: a replaced unit leaves and enters."""
-    return 2.0 if relation is NeighboringRelation.REPLACE_ONE else 1.0
+    return _priced(event, beta, relation)
 
 
 @cumulant.register
 def _gaussian(event: Gaussian, beta: Array, relation: NeighboringRelation) -> Array:
     """[Mir17, Prop. 7]: D_alpha = alpha mu^2 / 2 for a shift by mu standard deviations."""
-    mu = _shift(relation) / event.noise_multiplier
+    mu = shift(relation) / event.noise_multiplier
     return beta * (0.5 * (beta + 1.0) * mu * mu)
 
 
@@ -87,10 +86,22 @@ def _laplace(event: Laplace, beta: Array, relation: NeighboringRelation) -> Arra
     The cumulant is a log-sum-exp of functions linear in the shift s, hence convex in s and zero at 0:
     coordinates that share an L1 shift never cost more than one coordinate that carries all of it.
     """
-    s = _shift(relation) / event.noise_multiplier
+    s = shift(relation) / event.noise_multiplier
     alpha = beta + 1.0
-    excess = alpha * _remainder(beta * s) + beta * _remainder(-alpha * s) * np.exp(-beta * s)
+    excess = alpha * rdp_sampled.remainder(beta * s) + beta * rdp_sampled.remainder(-alpha * s) * np.exp(
+        -beta * s
+    )
     return np.asarray(np.logaddexp(0.0, beta * s + np.log(excess / (2.0 * beta + 1.0))))
+
+
+@cumulant.register(DiscreteGaussian)
+@cumulant.register(DiscreteGaussianSum)
+@cumulant.register(Skellam)
+def _integer_noise(event: IntegerNoise, beta: Array, relation: NeighboringRelation) -> Array:
+    """Gaussian-DP with mu, or the bound published for this noise if it is smaller."""
+    mu = integer_noise.gdp_mu(event, relation)
+    bound = beta * (0.5 * (beta + 1.0) * mu * mu)
+    return np.minimum(bound, beta * integer_noise.rdp(event, relation, beta + 1.0))
 
 
 @cumulant.register
@@ -100,169 +111,82 @@ def _non_private(event: NonPrivate, beta: Array, relation: NeighboringRelation) 
 
 @cumulant.register
 def _poisson_sampled(event: PoissonSampled, beta: Array, relation: NeighboringRelation) -> Array:
-    """Price a sampled mechanism; zero-out costs what add-or-remove costs.
-
-    A zeroed unit may be drawn but adds nothing, and other units are drawn independently of it: the
-    output without the unit's contribution has the same law under both relations.
-    """
-    if relation is NeighboringRelation.REPLACE_ONE:
-        raise UnsupportedError(
-            f"RDPAccountant has no analysis of {event!r} under REPLACE_ONE; "
-            "use ADD_OR_REMOVE_ONE or REPLACE_SPECIAL for Poisson sampling"
-        )
-    if isinstance(event.event, NonPrivate):
-        return cumulant(event.event, beta, relation)
-    if not isinstance(event.event, Gaussian):
-        raise UnsupportedError(
-            f"RDPAccountant analyses Poisson sampling of Gaussian noise only, got {event!r}"
-        )
-    return _sampled_gaussian(event.sampling_probability, 1.0 / event.event.noise_multiplier, beta)
+    """Closed under Gaussian-DP; zero-out costs what add-or-remove costs (`pairs.table`)."""
+    inner, q = flattened(event)
+    mu = _gaussian_mu(inner, NeighboringRelation.ADD_OR_REMOVE_ONE)
+    if mu is None or not 0.0 < q < 1.0:
+        return _priced(event, beta, relation)
+    exact = rdp_sampled.replaced if relation is NeighboringRelation.REPLACE_ONE else rdp_sampled.drawn
+    return exact(q, mu, beta)
 
 
-def _remainder(x: Array) -> Array:
-    """e^(-max(x, 0)) phi(x) with phi(x) = e^x - 1 - x, to full relative accuracy; never overflows."""
-    decay = np.exp(-np.abs(x))
-    value = np.where(x > 0.0, 1.0 - (1.0 + x) * decay, decay - 1.0 - x)
-    near = np.abs(x) < 0.3
-    y = x[near]
-    series = np.full_like(y, 1.0 / math.factorial(12))
-    for k in range(11, 1, -1):
-        series = series * y + 1.0 / math.factorial(k)
-    value[near] = series * y * y * np.where(y > 0.0, decay[near], 1.0)
-    return value
+@cumulant.register
+def _without_replacement(
+    event: SampledWithoutReplacement, beta: Array, relation: NeighboringRelation
+) -> Array:
+    q = event.sample_size / event.population_size
+    mu = _gaussian_mu(event.event, NeighboringRelation.REPLACE_ONE)
+    if mu is None or not 0.0 < q < 1.0 or relation is NeighboringRelation.ADD_OR_REMOVE_ONE:
+        return _priced(event, beta, relation)
+    return rdp_sampled.fixed_size(q, mu, beta)
 
 
-def _sampled_gaussian(q: float, t: float, beta: Array) -> Array:
-    """Cumulants of P = (1 - q) N(0, 1) + q N(t, 1) against Q = N(0, 1), for 0 < q < 1 and t = 1/sigma > 0.
-
-    This pair is the worst one, in this direction: [MTZ19, Thm. 4] (the pair), [MTZ19, Thm. 5, Cor. 7]
-    (D(P || Q) >= D(Q || P) at all orders). Integer and fractional orders go the same way: the trapezoidal
-    rule on (*), in windows around the one or two peaks of the integrand.
-
-    Where squares of z would drown its unit width in rounding, A_alpha <= 1 - q + q e^(alpha beta t^2 / 2)
-    steps in, from the convexity of x^alpha: within 1e-8 of the truth for t > 1e5 and q > 1e-10, and of no
-    use to anyone at orders above 1e7 / t.
-    """
-    bound = _mixed(q, beta * (0.5 * (beta + 1.0) * t * t))
-    precise = (beta + 1.0) * t < 1e7
-    if t < 1e5 and precise.any():
-        bound[precise] = _Mixture(q, t).cumulant(beta[precise])
-    return bound
+def _gaussian_mu(event: Event, relation: NeighboringRelation) -> float | None:
+    """The mu of noise that is Gaussian-DP, or None."""
+    if isinstance(event, Gaussian):
+        return shift(relation) / event.noise_multiplier
+    return integer_noise.gdp_mu(event, relation) if isinstance(event, IntegerNoise) else None
 
 
-def _mixed(q: float, y: Array) -> Array:
-    """log(1 - q + q e^y), to full relative accuracy near 0."""
-    mixed: Array = np.log1p(q * np.expm1(np.minimum(y, 600.0)))
-    large = y > 600.0
-    if large.any():
-        mixed[large] = y[large] + np.log(q + (1.0 - q) * np.exp(-y[large]))
-    return mixed
+def _priced(event: Event, beta: Array, relation: NeighboringRelation) -> Array:
+    """The larger cumulant of both directions of the dominating pair."""
+    known = dominance(event, relation)
+    if known is None:
+        return np.full_like(beta, np.inf)
+    nodes = _spread(known.above)
+    forward = _of_nodes(nodes, beta)
+    return forward if known.symmetric else np.maximum(forward, _of_nodes(nodes.mirrored(), beta))
 
 
-class _Mixture:
-    """The integral (*) for the mixture pair of `_sampled_gaussian`, over z ~ Q."""
+class _Nodes(NamedTuple):
+    """Masses at losses x, and at infinity; for losses above 0 those of P count, below 0 those of Q."""
 
-    def __init__(self, q: float, t: float) -> None:
-        self.q, self.t = q, t
-        self.log_odds = math.log(q) - math.log1p(-q)
-        self.kink = 0.5 * t - self.log_odds / t  # where a draw is as likely sampled as not
-        clearance = 0.5 * t - abs(self.log_odds) / t
-        self.split = clearance > 9.0  # the kink lies so deep between the peaks at 0 and t that it is nothing
-        self.step = 0.5 if self.split else _step(t)
+    x: Array
+    p: Array
+    q: Array
+    infinite: tuple[float, float]
 
-    def cumulant(self, beta: Array) -> Array:
-        """Return log(1 + integral), one value for each beta."""
-        left, right = self._windows(beta)
-        sizes = np.ceil(np.maximum(right - left, -self.step) / self.step).astype(np.int64) + 1
-        points = sizes.sum(axis=1)
-        starts = np.cumsum(points) - points
-        z = _grid(left.ravel(), sizes.ravel(), self.step)
-        exponent, factor = self._integrand(z, np.repeat(beta, points))
-        top = np.maximum.reduceat(exponent, starts)
-        total = np.add.reduceat(np.exp(exponent - np.repeat(top, points)) * factor, starts)
-        excess = top + np.log(total * (self.step / math.sqrt(2.0 * math.pi)))
-        return np.asarray(np.logaddexp(0.0, excess))
-
-    def _integrand(self, z: Array, beta: Array) -> tuple[Array, Array]:
-        """Return exponent and factor of the integrand, e^exponent factor / sqrt(2 pi).
-
-        Each exponent is raised by a bound on its own rounding error.
-        """
-        loss = _mixed(self.q, self.t * (z - 0.5 * self.t))
-        tilt = np.maximum(beta * loss, 0.0)
-        square = 0.5 * z * z
-        error = ROUNDING * ((beta + 1.0) * (self.t * np.abs(z) + np.abs(loss)) + square)
-        factor = _remainder(beta * loss) + beta * _remainder(-loss) * np.exp(np.maximum(-loss, 0.0) - tilt)
-        return loss + tilt - square + error, factor
-
-    def _height(self, z: Array, beta: Array) -> Array:
-        exponent, factor = self._integrand(z, beta)
-        with np.errstate(divide="ignore"):  # the integrand has a zero at t/2
-            return np.asarray(exponent + np.log(factor))
-
-    def _peak(self, z: Array, beta: Array) -> Array:
-        """The stationary point z = alpha t s(z) next to the start z, s the posterior of being sampled.
-
-        Newton's method from 0 climbs to the lowest one, from alpha t it falls to the highest one, both
-        monotonely [s is convex below the kink and concave above]. Where the slope is flat plain iteration
-        crawls instead; then the integrand is flat too, and `_outwards` widens the window.
-        """
-        pull = (beta + 1.0) * self.t
-        for _ in range(8):
-            s = _logistic(self.t * (z - self.kink))
-            slope = 1.0 - pull * self.t * s * (1.0 - s)
-            z = np.clip(z - (z - pull * s) / np.where(slope > 0.1, slope, 1.0), 0.0, pull)
-        return z
-
-    def _windows(self, beta: Array) -> tuple[Array, Array]:
-        """Left and right ends, each (m, 3): a window around 0, one up to t and the low peak, the high peak's.
-
-        Between the windows the integrand has no maximum and is below e^-34 of its height at the peak.
-        Windows that touch are merged; one that is not needed ends before it begins.
-        """
-        low, high = self._peak(np.zeros_like(beta), beta), self._peak((beta + 1.0) * self.t, beta)
-        middle = np.full_like(beta, max(self.t, min(2.0 * self.t, self.kink)))
-        probes = np.stack([np.full_like(beta, -1.0), middle + 1.0, low, high])
-        floor = np.maximum(self._height(probes, beta).max(axis=0), _LOWEST) - _DEPTH
-        lone = high - low < _REACH  # the window of the high peak sees to the low one
-        ends = np.stack(
-            [np.where(lone, middle, np.maximum(middle, low)) + _REACH, high - _REACH, high + _REACH]
-        )
-        middle_end, high_start, high_end = _outwards(ends, lambda z: self._height(z, beta) > floor)
-        merged = high_start <= middle_end
-        middle_end = np.where(merged, np.maximum(middle_end, high_end), middle_end)
-        high_end = np.where(merged, -np.inf, high_end)
-        zero_end, middle_start = (_REACH, self.t - _REACH) if self.split else (-np.inf, -_REACH)
-        left = np.stack([np.full_like(beta, -_REACH), np.full_like(beta, middle_start), high_start], axis=1)
-        right = np.stack([np.full_like(beta, zero_end), middle_end, high_end], axis=1)
-        return left, right
+    def mirrored(self) -> _Nodes:
+        """The other direction."""
+        return _Nodes(-self.x, self.q, self.p, self.infinite[::-1])
 
 
-def _outwards(ends: Array, inside: Callable[[Array], npt.NDArray[np.bool_]]) -> Array:
-    """Move right, left and right ends (3, m) outwards in doubling strides until none is inside any more."""
-    stride = np.array([[_REACH], [-_REACH], [_REACH]])
-    while (short := inside(ends)).any():
-        ends = np.where(short, ends + stride, ends)
-        stride = 2.0 * stride
-    return ends
+@lru_cache(maxsize=16)
+def _spread(pair: Pair) -> _Nodes:
+    """Spread the masses of a pair with bounded losses over nodes, P's and Q's mass kept and rounded up."""
+    sketch = pair.sketch()
+    inner = np.linspace(sketch[:-1], sketch[1:], _SUBDIVISIONS, endpoint=False, axis=1).ravel()
+    ends = np.array(pair.range(0.0)) + np.array([-1e-12, 1e-12]) * np.abs(pair.range(0.0))
+    x = np.unique(np.concatenate((inner, sketch[-1:], ends)))
+    p, q, error, loss, doubt = (part[1:-1] for part in pair.cells(x))
+    width, known = np.diff(x), np.isfinite(doubt)
+    offset = np.clip(loss + np.copysign(doubt, loss) - x[:-1], 0.0, width, where=known, out=width.copy())
+    right = np.expm1(-offset) / np.expm1(-width)  # of P's mass; of Q's it is less
+    masses = []
+    for mass, share in ((p, right), (q, right * np.exp(offset - width))):
+        heavy = mass * (1.0 + error)
+        at_left = np.append(heavy * np.where(known, 1.0 - share, 1.0), 0.0)
+        masses.append(at_left + np.insert(heavy * share, 0, 0.0))
+    return _Nodes(x, masses[0], masses[1], pair.infinite)
 
 
-def _grid(left: Array, sizes: npt.NDArray[np.int64], step: float) -> Array:
-    """One after the other, the points left, left + step, ... of each window."""
-    firsts = np.cumsum(sizes) - sizes
-    points: Array = np.repeat(left, sizes) + step * (np.arange(sizes.sum()) - np.repeat(firsts, sizes))
-    return points
-
-
-def _step(t: float) -> float:
-    """Step of the trapezoidal rule at which its relative error is below 2 e^-34.
-
-    On the line shifted by i a, |integrand| is at most e^(a^2/2) times what it is on the real line, and the
-    first singularity lies at a = pi/t (where P/Q = 0): the error is at most 2 e^(a^2/2 - 2 pi a/h) of the
-    integral of (P/Q)^alpha [TW14, Thm. 5.1]. For t <= 0.38 the best a is 2 pi/h, and h = 0.75 will do.
-    """
-    return 0.75 if t < 0.38 else 2.0 / (34.0 * t / math.pi**2 + 0.5 / t)
-
-
-def _logistic(x: Array) -> Array:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
+def _of_nodes(nodes: _Nodes, beta: Array) -> Array:
+    """Cumulants of the first law against the second: a sum of (*) over nodes."""
+    if nodes.infinite[0] > 0.0:
+        return np.full_like(beta, np.inf)
+    exponent, factor = rdp_sampled.terms(nodes.x, beta[:, None])
+    with np.errstate(divide="ignore"):
+        weight = np.where(nodes.x > 0.0, np.log(nodes.p) - nodes.x, np.log(nodes.q))
+        exponent += weight + np.log(factor)
+    top = np.maximum(exponent.max(axis=1), -1e300)
+    return np.asarray(np.logaddexp(0.0, top + np.log(np.exp(exponent - top[:, None]).sum(axis=1))))

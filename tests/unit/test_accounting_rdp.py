@@ -6,7 +6,15 @@ import pytest
 from reference import rdp_mpmath
 
 from fedsec import accounting
-from fedsec.accounting import Gaussian, Laplace, NeighboringRelation, NonPrivate, PoissonSampled
+from fedsec.accounting import (
+    Gaussian,
+    Laplace,
+    NeighboringRelation,
+    NonPrivate,
+    PoissonSampled,
+    Repeated,
+    SampledWithoutReplacement,
+)
 from fedsec.accounting.rdp import cumulant
 from fedsec.errors import UnsupportedError
 
@@ -171,9 +179,9 @@ def test_zero_out_costs_what_adding_costs_under_poisson_sampling():
 @pytest.mark.parametrize(
     ("event", "relation", "words"),
     [
-        (PoissonSampled(Gaussian(1.0), 0.1), ONE, "under REPLACE_ONE"),
-        (PoissonSampled(Laplace(1.0), 0.1), ADD, r"Laplace\(noise_multiplier=1.0\)"),
-        (PoissonSampled(PoissonSampled(Gaussian(1.0), 0.5), 0.1), ADD, "of Gaussian noise only"),
+        (PoissonSampled(Laplace(1.0), 0.1), ONE, r"Laplace\(noise_multiplier=1.0\).* under REPLACE_ONE"),
+        (PoissonSampled(Repeated(Gaussian(1.0), 2), 0.1), ADD, r"Repeated.* must be one of Gaussian"),
+        (SampledWithoutReplacement(Gaussian(1.0), 10, 2), ADD, "use REPLACE_ONE or REPLACE_SPECIAL"),
         (accounting.Event(), ADD, "no analysis"),
     ],
 )

@@ -152,7 +152,7 @@ def _poisson_sampled(event: PoissonSampled, relation: NeighboringRelation) -> Do
     A zeroed unit may be drawn but adds nothing, and other units are drawn independently of it: the output
     without the unit's contribution has the same law under both relations.
     """
-    inner, probability = _flattened(event)
+    inner, probability = flattened(event)
     if probability == 0.0:
         return _exact(randomized_response(0.0))
     _check_samplable(event, inner, relation, _NORMAL if relation is ONE else _NOISE + _GUARANTEES)
@@ -164,12 +164,12 @@ def _poisson_sampled(event: PoissonSampled, relation: NeighboringRelation) -> Do
     return None if known is None else Dominance(*_mixtures(known, probability), symmetric=False)
 
 
-def _flattened(event: PoissonSampled) -> tuple[Event, float]:
+def flattened(event: PoissonSampled) -> tuple[Event, float]:
     """A Poisson sample of a Poisson sample is one; rounding the product is within the errors of `Mixture`."""
     inner, probability = event.event, event.sampling_probability
     if not isinstance(inner, PoissonSampled):
         return inner, probability
-    innermost, share = _flattened(inner)
+    innermost, share = flattened(inner)
     return innermost, probability * share
 
 
