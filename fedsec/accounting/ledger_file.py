@@ -74,7 +74,7 @@ class LedgerFile:
         with self._errors_named():
             with _OPENING, contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            with contextlib.closing(self._connect()) as connection:
+            with self._connection() as connection:
                 connection.execute("BEGIN EXCLUSIVE")
                 if _is_blank(connection):
                     _initialize(connection, terms)
@@ -84,12 +84,12 @@ class LedgerFile:
         """Whether there is no file, or one without anything in it."""
         if not os.path.lexists(self.path):
             return True
-        with self._errors_named(), contextlib.closing(self._connect()) as connection:
+        with self._errors_named(), self._connection() as connection:
             return _is_blank(connection)
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._errors_named(), contextlib.closing(self._connect()) as connection:
+        with self._errors_named(), self._connection() as connection:
             _refuse_strangers(connection)
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
             if mode != "wal":
@@ -98,18 +98,19 @@ class LedgerFile:
             yield connection
             connection.execute("COMMIT")
 
-    def _connect(self) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         """Connect to a regular file that is there, by its only name: another would have its own log [H2C]."""
         status = self.path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise LedgerError("no regular file, or one with several names (hard links)")
+        uri = f"{self.path.as_uri()}?mode=rw"
         with _OPENING:
-            connection = sqlite3.connect(
-                f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None
-            )
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA trusted_schema=OFF")
-        return connection
+            connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)
+        with contextlib.closing(connection):
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA trusted_schema=OFF")
+            yield connection
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:

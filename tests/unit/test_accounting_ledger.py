@@ -2,6 +2,7 @@
 
 import contextlib
 import cProfile
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import shutil
 import sqlite3
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,7 @@ from fedsec.accounting import (
     Repeated,
 )
 from fedsec.accounting.ledger import verify_export
+from fedsec.accounting.ledger_file import Transaction
 from fedsec.errors import (
     BudgetExceededError,
     InvalidArgumentError,
@@ -298,6 +301,19 @@ class TestTerms:
 class TestFiles:
     def test_a_new_one_is_private(self, ledger, path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_a_commit_returns_when_the_disk_has_it(self, ledger, path, monkeypatch):
+        """What SQLite was told, as it says itself: FULL is 2."""
+        settings, add = [], Transaction.add
+
+        def asked(transaction, record):
+            query = transaction._connection.execute
+            settings.extend(query(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous"))
+            add(transaction, record)
+
+        monkeypatch.setattr(Transaction, "add", asked)
+        ledger.charge(ROUND)
+        assert settings == ["wal", 2]
 
     def test_nothing_else_is_left_behind(self, five, path):
         assert os.listdir(path.parent) == [path.name]
@@ -626,6 +642,38 @@ class TestExport:
         with pytest.raises(LedgerError, match="removed or rewritten"):
             verify_export(old, five.head)
         assert verify_export(five.export(), old["head"], 5) == 6
+
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "ledger_exports.json"
+
+
+@pytest.mark.parametrize(
+    "case", json.loads(VECTORS.read_text(encoding="utf-8"))["cases"], ids=lambda case: case["comment"]
+)
+class TestVectors:
+    """The format of hashes never changes: somebody keeps a head, and an export, for years."""
+
+    def test_as_recorded(self, case):
+        if case["error"] is None:
+            assert verify_export(case["export"]) == len(case["export"]["entries"])
+        else:
+            with pytest.raises(LedgerError, match=case["error"]):
+                verify_export(case["export"])
+
+    def test_hashes_by_the_description_alone(self, case):
+        """docs/ledger.md, without fedsec."""
+        export = case["export"]
+        previous, fits = sha256({"format": 1, "terms": export["terms"]}), True
+        for entry in export["entries"]:
+            fits &= entry["hash"] == sha256(entry | {"hash": previous})
+            previous = entry["hash"]
+        fits &= export["head"] == previous
+        assert fits == (case["error"] is None)
+
+
+def sha256(record):
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def test_many_entries_are_read_once(ledger):
