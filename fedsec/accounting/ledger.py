@@ -325,6 +325,8 @@ class _Filter:
         self._closed = False
 
     def __str__(self) -> str:
+        if self._closed:
+            return f"more than the budget of {self._filter!r} has been charged"
         return f"{self._filter!r} has spent {self._filter.fraction_spent:.6g} of its budget"
 
     def allows(self, event: Event, count: int) -> bool:

@@ -583,7 +583,7 @@ class TestVerification:
         assert again.verify() == 6
         assert again.epsilon() > 3.0
         assert again.remaining(Gaussian(1e6)) == 0
-        with pytest.raises(BudgetExceededError):
+        with pytest.raises(BudgetExceededError, match="more than the budget of .* has been charged"):
             again.charge(Gaussian(1e6))
 
 
