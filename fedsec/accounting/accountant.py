@@ -36,7 +36,8 @@ from fedsec.accounting.events import (
     check_relation,
     leaves,
 )
-from fedsec.accounting.rdp import ROUNDING, SLACK, Array, cumulant
+from fedsec.accounting.numbers import ROUNDING, Array
+from fedsec.accounting.rdp import SLACK, cumulant
 from fedsec.accounting.summary import PrivacySpent
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
@@ -48,7 +49,7 @@ _TINY = 1e-300  # no cumulant counts for less: underflow must not make anything 
 _STRIDES = 4.0 ** np.arange(1.0, 17.0)  # how it goes on beyond an end,
 _EXTENSIONS = 4  # so often at most: down to 1e-40, up to 1e42
 _ZOOMS = 5  # how often the bracket around the best order shrinks to an eighth
-_ORDERS = np.exp2(np.arange(-13.0, 40.0, 1.0 / 32.0))  # minus one, for a whole curve
+_ORDERS = np.exp2(np.arange(-10.0, 32.0, 1.0 / 20.0))  # minus one, for a whole curve
 _INFINITE_IS_MEANT = np.errstate(over="ignore", divide="ignore")
 
 
@@ -375,7 +376,7 @@ class RDPAccountant(Accountant):
         return 0.0, self.delta(epsilon)
 
     def _curve_at(self, epsilons: Array) -> tuple[Array, Array]:
-        """One table of orders serves all epsilons; between its orders nothing is lost that one could see."""
+        """One table of orders serves all epsilons; any order gives a bound, and these are dense."""
         nothing = np.zeros_like(epsilons)
         if not self._counts:
             return nothing, nothing.copy()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _POINTS = 513  # of a curve that is searched for mu or for a group
 _BEND = 6.0  # how much denser these points lie at 0 than at their end: e^6
-_CHOICES = 17  # of the slope, in each round of `tradeoff`,
+_CHOICES = 33  # of the slope, in each round of `tradeoff`,
 _ROUNDS = 14  # and how many rounds at most
 _LEAST_MU, _MOST_MU = 1e-8, 1e6
 _MU_MARGIN = 1.0 + 1e-6  # above the rounding errors of `_normal_deltas`
@@ -166,7 +166,7 @@ def tradeoff(accountant: Accountant, alpha: float) -> float:
         slopes = np.linspace(low, high, _CHOICES, dtype=np.float64)
         values = _lines(accountant, slopes, level)
         i = int(np.argmax(values))
-        if values[i] - values[max(i - 1, 0) : i + 2].min() < 1e-9:  # by concavity the maximum is as near
+        if values[i] - values[max(i - 1, 0) : i + 2].min() < 1e-8:  # by concavity the maximum is as near
             break
         low, high = _next_range(slopes, i)
     return max(0.0, float(values[i]))
@@ -293,6 +293,20 @@ def _group_epsilon(accountant: Accountant, delta: float, size: int) -> float:
     return _Hops(*_curve_to(accountant, min(top, _LARGEST))).epsilon(delta, size)
 
 
+def _hull(t: Array, delta: Array) -> list[int]:
+    """The points that are best for some x: the lower convex hull, from left to right."""
+
+    def slope(i: int, j: int) -> float:
+        return float((delta[j] - delta[i]) / (t[j] - t[i]))
+
+    kept: list[int] = []
+    for j in range(t.size):
+        while len(kept) > 1 and slope(kept[-1], j) <= slope(kept[-2], kept[-1]):
+            kept.pop()
+        kept.append(j)
+    return kept
+
+
 class _Hops:
     """Group privacy by a chain of neighbours: P_0(S) <= F(P_1(S)) <= ... <= F(...F(P_g(S))).
 
@@ -302,10 +316,12 @@ class _Hops:
     """
 
     def __init__(self, epsilon: Array, delta: Array) -> None:
-        self.epsilon_at, self.delta_at = epsilon, delta
-        self.power = np.exp(epsilon)
-        better = -np.diff(delta) / np.diff(self.power)  # below this x the next point is better
-        self.breaks = np.minimum.accumulate(better)[::-1]
+        best = _hull(np.exp(epsilon), delta)
+        self.epsilon_at, self.delta_at = epsilon[best], delta[best]
+        self.power = np.exp(self.epsilon_at)
+        self.breaks = (-np.diff(self.delta_at) / np.diff(self.power))[
+            ::-1
+        ]  # below it the next point is better
 
     def chain(self, x: Array, size: int) -> tuple[Array, Array]:
         """Epsilon and delta, rounded up, of the chains that begin at each x."""
