@@ -7,8 +7,8 @@ under adaptive composition, for
     slope = max over m of Phi^-1(F(m)) - Phi^-1(F(m - 1))
 
 with F the noise's distribution function. With curvature = max over m of 2 ln p(m) - ln p(m-1) - ln p(m+1),
-p the mass function, slope^2 (1 - slope^2 / 12) <= curvature. Both are proved in docs/noise.md; the curvature
-of a discrete Gaussian is 1 / stddev^2. `fedsec.noise` scales its integer noise by it, and
+p the mass function, slope^2 (1 - slope^2 / 12) <= curvature. Both are proved in docs/accounting.md; the
+curvature of a discrete Gaussian is 1 / stddev^2. `fedsec.noise` scales its integer noise by it, and
 `accounting.integer_noise` prices noise of other laws.
 
 References
