@@ -3,6 +3,7 @@
 import contextlib
 import cProfile
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -218,6 +219,30 @@ class TestSchedules:
         with pytest.raises(InvalidArgumentError, match="'pld' needs the whole schedule"):
             Ledger(path, **TARGET, accountant="pld")
         assert not path.exists()
+
+    @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0, 2.0])
+    def test_order_and_end_may_depend_on_what_was_released(self, epsilon):
+        """Every plan that picks the next of the pairs by what it has seen, against their product; exactly."""
+        pairs = {
+            "a": [(0.5, 0.25), (0.3, 0.3), (0.2, 0.45)],
+            "b": [(0.7, 0.4), (0.3, 0.6)],
+            "c": [(0.1, 0.02), (0.9, 0.98)],
+            "d": [(0.05, 0.3), (0.95, 0.7)],
+        }
+        odds = math.exp(epsilon)
+
+        def best(left, p, q):
+            """The most that any such plan can still make of P - e^epsilon Q."""
+            stopping = max(p - odds * q, 0.0)
+            going_on = (sum(best(left - {m}, p * x, q * y) for x, y in pairs[m]) for m in left)
+            return max(stopping, *going_on) if left else stopping
+
+        outcomes = itertools.product(*pairs.values())
+        products = ([math.prod(side) for side in zip(*outcome, strict=True)] for outcome in outcomes)
+        fixed = sum(max(p - odds * q, 0.0) for p, q in products)
+        assert best(frozenset(pairs), 1.0, 1.0) == pytest.approx(fixed, rel=1e-12)
+        fewer = best(frozenset("abc"), 1.0, 1.0)
+        assert fewer < fixed  # all four count
 
     def test_charges_that_were_never_scheduled_close_it(self, path):
         """Somebody wrote them and a chain that fits: nothing is charged on top."""
@@ -583,7 +608,7 @@ class TestVerification:
         assert again.verify() == 6
         assert again.epsilon() > 3.0
         assert again.remaining(Gaussian(1e6)) == 0
-        with pytest.raises(BudgetExceededError, match="more than the budget of .* has been charged"):
+        with pytest.raises(BudgetExceededError, match=r"more than the budget of .* has been charged"):
             again.charge(Gaussian(1e6))
 
 
