@@ -263,7 +263,8 @@ class TestReplacedInAPoissonSample:
                     assert abs(cells.p[i] / p_mass - 1) < 1e-10
                     assert abs(cells.q[i] / q_mass - 1) < 1e-10
                     assert abs(cells.loss[i] - mpmath.log(p_mass / q_mass)) <= cells.loss_error[i]
-                    assert cells.loss_error[i] < 1e-10 * (abs(cells.loss[i]) + q)
+                    scale = q + np.abs(x[max(i - 1, 0) : i + 1]).max()
+                    assert cells.loss_error[i] < 2e-12 * (1 + t * t) * scale
 
     @staticmethod
     def outcome(x, q, t):
