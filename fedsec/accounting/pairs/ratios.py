@@ -15,6 +15,7 @@ References
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -66,6 +67,16 @@ class _Shape(NamedTuple):
     finest: float
 
 
+@dataclass(frozen=True, eq=False)
+class ManyAtoms(Atoms):
+    """Atoms that stand for a density: none of them deserves a node of its own."""
+
+    @property
+    def other_atom(self) -> None:  # type: ignore[override]
+        """No other atom matters."""
+        return None
+
+
 def law_of(pair: Pair, side: int) -> Law:
     """Return the law of a pair's ratio: from above (side +1) or below (-1)."""
     nodes = np.insert(np.exp(_losses(pair)), 0, 0.0)
@@ -86,12 +97,12 @@ def law_of(pair: Pair, side: int) -> Law:
     return _kept(law._replace(infinite=law.infinite + vague), side)
 
 
-def pair_of(law: Law) -> Atoms:
+def pair_of(law: Law) -> ManyAtoms:
     """Return the pair whose ratio has this law under Q."""
     zero = float(law.mass[law.value == 0.0].sum())
     value, mass = (part[law.value > 0.0] for part in (law.value, law.mass))
     loss, log_q = np.log(value), np.log(mass)
-    return Atoms(
+    return ManyAtoms(
         loss, log_q + loss, log_q, loss_error=law.loss_error, infinite=(min(law.infinite, 1.0), zero)
     )
 
