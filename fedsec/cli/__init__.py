@@ -15,6 +15,7 @@ import click
 from fedsec import __version__
 from fedsec.cli.bench import bench
 from fedsec.cli.budget import calibrate, epsilon
+from fedsec.cli.curve import curve
 from fedsec.cli.demo import demo
 from fedsec.cli.ledger import ledger
 from fedsec.errors import FedsecError
@@ -26,7 +27,7 @@ def commands() -> None:
     """The privacy layer for federated learning."""
 
 
-for command in (epsilon, calibrate, ledger, demo, bench):
+for command in (epsilon, calibrate, curve, ledger, demo, bench):
     commands.add_command(command)
 
 

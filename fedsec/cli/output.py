@@ -35,7 +35,7 @@ def print_table(title: str, rows: Mapping[str, object], note: str = "") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=title, show_header=False, title_justify="left", min_width=min(len(title), 80))
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in rows.items():

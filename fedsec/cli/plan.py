@@ -46,11 +46,15 @@ class Plan:
     relation: NeighboringRelation
     accountant: type[PLDAccountant] | type[RDPAccountant]
 
+    def events(self, **unknown: float) -> list[Event]:
+        """The events as given; `unknown` is the number that is looked for."""
+        return [parse(text, {**self.numbers, **unknown}) for text in self.texts]
+
     def event(self, **unknown: float) -> Event:
-        """All events together; `unknown` is the number that is looked for."""
+        """All events together."""
         from fedsec.accounting import Composed
 
-        events = [parse(text, {**self.numbers, **unknown}) for text in self.texts]
+        events = self.events(**unknown)
         return events[0] if len(events) == 1 else Composed(events)
 
     def judge(self) -> PLDAccountant | RDPAccountant:

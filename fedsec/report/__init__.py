@@ -4,6 +4,6 @@ A report shows what the guarantee covers. Nothing is written until all of it is 
 as it was before the call or complete.
 """
 
-from fedsec.report.files import Report, require_target, write
+from fedsec.report.files import Report, require_picture, require_target, write, write_all
 
-__all__ = ["Report", "require_target", "write"]
+__all__ = ["Report", "require_picture", "require_target", "write", "write_all"]

@@ -51,11 +51,24 @@ def require_target(path: str) -> Path:
     if target.suffix not in SUFFIXES:
         raise InvalidArgumentError(f"a report must end in {' or '.join(SUFFIXES)}, got {path!r}")
     for file in (target, picture_of(target)):
-        if file.is_dir() or not os.access(file.parent, os.W_OK):
-            raise InvalidArgumentError(
-                f"a report must be a file in a directory that can be written, got {file}"
-            )
+        _require_writable(file)
     return target
+
+
+def require_picture(path: str) -> Path:
+    """The path of a picture that can be written: .png, in a directory that is there and open."""
+    target = Path(path)
+    if target.suffix != ".png":
+        raise InvalidArgumentError(f"a picture must end in .png, got {path!r}")
+    _require_writable(target)
+    return target
+
+
+def _require_writable(file: Path) -> None:
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InvalidArgumentError(
+            f"a report or picture must be a file in a directory that can be written, got {file}"
+        )
 
 
 def picture_of(target: Path) -> Path:
@@ -67,7 +80,11 @@ def write(report: Report, target: Path, picture: bytes | None = None) -> None:
     """Writes the report in the format of the target's suffix, with its picture beside it, all or nothing."""
     shown = picture_of(target)
     text = report.json() if target.suffix == ".json" else report.markdown(shown.name if picture else None)
-    files = {target: text.encode()} | ({shown: picture} if picture else {})
+    write_all({target: text.encode()} | ({shown: picture} if picture else {}))
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Writes files, all or nothing."""
     drafts = {file: file.with_name(f".{file.name}.{os.getpid()}") for file in files}
     try:
         for file, contents in files.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedsec.errors import MissingExtraError
 
@@ -12,14 +13,8 @@ def accuracy_and_epsilon(
     accuracy: Sequence[float], epsilon: Sequence[float], reference: float, title: str
 ) -> bytes:
     """A PNG with accuracy (left axis, the level reached without privacy dashed) and epsilon over rounds."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("a picture needs matplotlib: pip install 'fedsec[plot]'") from None
     rounds = range(1, len(accuracy) + 1)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7.0, 4.0)
     left = figure.add_subplot()
     left.plot(rounds, accuracy, color="tab:blue", label="accuracy")
     left.axhline(reference, color="tab:blue", linestyle="--", linewidth=1, label="accuracy without privacy")
@@ -28,6 +23,54 @@ def accuracy_and_epsilon(
     right.plot(rounds, epsilon, color="tab:red", label="epsilon")
     right.set(ylabel="epsilon (upper bound)", ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _png(figure)
+
+
+def privacy_curves(curves: Mapping[str, Any]) -> bytes:
+    """A PNG of what `fedsec curve` computes: delta over epsilon, errors of any attack, epsilon over steps."""
+    figure = _figure(13.0, 4.0)
+    left, middle, right = figure.subplots(1, 3)
+    bounds = curves["delta_over_epsilon"]
+    _band(left, bounds["epsilon"], bounds["delta_lower"], bounds["delta_upper"])
+    left.set_yscale("log", nonpositive="mask")
+    left.axhline(curves["delta"], color="tab:gray", linestyle=":", linewidth=1)
+    left.set(xlabel="epsilon", ylabel="delta", title="delta over epsilon")
+    errors = curves["tradeoff"]
+    middle.plot(
+        errors["false_alarms"], errors["misses_at_least"], color="tab:blue", label="no attack is below"
+    )
+    middle.plot([0, 1], [1, 0], color="tab:gray", linestyle=":", linewidth=1, label="guessing")
+    middle.set(xlabel="false alarms", ylabel="misses", xlim=(0, 1), ylim=(0, 1), title="errors of an attack")
+    middle.legend(frameon=False)
+    spent = curves["epsilon_over_steps"]
+    _band(right, spent["steps"], spent["epsilon_lower"], spent["epsilon_upper"])
+    right.set(xlabel="steps", ylabel="epsilon", ylim=(0, None), title=f"epsilon at delta {curves['delta']:g}")
+    return _png(figure)
+
+
+def _band(axes: Any, x: Sequence[float], lower: Sequence[float], upper: Sequence[float]) -> None:
+    """An upper bound as a line and, where one is known, the lower one dashed and what lies between shaded."""
+    axes.plot(x, upper, color="tab:red", label="upper bound")
+    known = [bound > 0.0 for bound in lower]
+    if any(known):
+        axes.plot(x, lower, color="tab:blue", linestyle="--", label="lower bound")
+        axes.fill_between(x, lower, upper, where=known, color="tab:red", alpha=0.15, linewidth=0)
+    axes.legend(frameon=False)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("a picture needs matplotlib: pip install 'fedsec[plot]'") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, dpi=120, format="png")
     return png.getvalue()
