@@ -49,7 +49,8 @@ _TINY = 1e-300  # no cumulant counts for less: underflow must not make anything 
 _STRIDES = 4.0 ** np.arange(1.0, 17.0)  # how it goes on beyond an end,
 _EXTENSIONS = 4  # so often at most: down to 1e-40, up to 1e42
 _ZOOMS = 5  # how often the bracket around the best order shrinks to an eighth
-_ORDERS = np.exp2(np.arange(-10.0, 32.0, 1.0 / 20.0))  # minus one, for a whole curve
+_ORDERS = np.exp2(np.arange(-30.0, 44.0, 1.0 / 16.0))  # minus one, for a whole curve
+_LARGEST_EPSILON = 1e290  # of a curve; beyond it exponents overflow, and delta is no larger
 _INFINITE_IS_MEANT = np.errstate(over="ignore", divide="ignore")
 
 
@@ -377,10 +378,10 @@ class RDPAccountant(Accountant):
 
     def _curve_at(self, epsilons: Array) -> tuple[Array, Array]:
         """One table of orders serves all epsilons; any order gives a bound, and these are dense."""
-        nothing = np.zeros_like(epsilons)
+        nothing, within = np.zeros_like(epsilons), np.minimum(epsilons, _LARGEST_EPSILON)
         if not self._counts:
             return nothing, nothing.copy()
-        price, exponent = self._cumulant(_ORDERS) - conversion(_ORDERS), np.multiply.outer(epsilons, _ORDERS)
+        price, exponent = self._cumulant(_ORDERS) - conversion(_ORDERS), np.multiply.outer(within, _ORDERS)
         margin = ROUNDING * (price + 2.0 * conversion(_ORDERS) + exponent)
         log_delta = np.minimum(0.0, (price - exponent + margin).min(axis=1))
         return nothing, np.minimum(1.0, np.nextafter(np.exp(log_delta), math.inf))

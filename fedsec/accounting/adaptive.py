@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _ADD_OR_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
+_TINY = 1e-300  # no square counts for less: underflow must not make anything free
+_MU_RANGE = 1e-100, 1e100  # whose squares are doubles
 _SLACK = 1e-12  # of a target mu, so that rounding does not keep from it what meets it exactly
 _OCTAVES = np.arange(-10.0, 20.0, 1.0 / 16.0)  # from log(1/delta) / epsilon: where a filter seeks its order
 _ODOMETER_ORDERS = 1.0 + np.exp2(np.arange(-1.0, 9.0, 0.5))
@@ -281,7 +283,7 @@ class GDPFilter(_Filter):
     Parameters
     ----------
     target_mu : float, optional
-        Positive and finite.
+        In [1e-100, 1e100].
     target_epsilon, target_delta : float, optional
         In place of `target_mu`: positive and finite, and in (0, 1). They stand for the largest mu they allow.
     neighboring_relation : NeighboringRelation
@@ -318,9 +320,8 @@ class GDPFilter(_Filter):
             )
         if target_mu is None:
             epsilon = _checks.positive("target_epsilon", target_epsilon)
-            self._mu = _largest_mu(epsilon, _checks.open_unit("target_delta", target_delta))
-        else:
-            self._mu = _checks.positive("target_mu", target_mu)
+            target_mu = _largest_mu(epsilon, _checks.open_unit("target_delta", target_delta))
+        self._mu = _checks.within("target_mu", target_mu, *_MU_RANGE)
         self._delta = target_delta
         self._budget = self._mu * self._mu * (1.0 + _SLACK)
 
@@ -342,8 +343,9 @@ class GDPFilter(_Filter):
         return self._record(self.epsilon(cast(float, at)), cast(float, at))
 
     def _cost(self, added: Mapping[Event, int]) -> Array:
-        squares = (count * _gdp_mu(event, self._relation) ** 2 for event, count in added.items())
-        return np.array([math.fsum(squares) * (1.0 + ROUNDING)])
+        mus = ((_gdp_mu(event, self._relation), count) for event, count in added.items())
+        total = sum(count * max(mu * mu, _TINY) for mu, count in mus)
+        return np.array([total * (1.0 + ROUNDING * len(added))])
 
 
 def _largest_mu(epsilon: float, delta: float) -> float:

@@ -40,7 +40,7 @@ _POINTS = 513  # of a curve that is searched for mu or for a group
 _BEND = 6.0  # how much denser these points lie at 0 than at their end: e^6
 _CHOICES = 33  # of the slope, in each round of `tradeoff`,
 _ROUNDS = 14  # and how many rounds at most
-_LEAST_MU, _MOST_MU = 1e-8, 1e6
+_LEAST_MU, _MOST_MU = 1e-8, 1e12
 _MU_MARGIN = 1.0 + 1e-6  # above the rounding errors of `_normal_deltas`
 _LARGEST = 700.0  # an exponent whose power is still a double
 _LEAST_DELTA = 1e-300
@@ -143,7 +143,7 @@ def normal_mu(counts: Mapping[Event, int], relation: NeighboringRelation) -> flo
     normal = [(event, count) for event, count in counts.items() if isinstance(event, Gaussian)]
     if len(normal) < len(counts):
         return None
-    return math.sqrt(math.fsum(count * (shift / event.noise_multiplier) ** 2 for event, count in normal))
+    return math.hypot(*(math.sqrt(count) * shift / event.noise_multiplier for event, count in normal))
 
 
 # ---- the trade-off between the errors of a test
@@ -210,7 +210,7 @@ def mu(accountant: Accountant, delta_floor: float) -> float:
     exact = normal_mu(accountant.counts, accountant.neighboring_relation)
     if exact is not None:
         return exact * (1.0 + 4.0 * ROUNDING)
-    top = accountant.epsilon(0.9 * floor)
+    top = accountant.epsilon(0.9 * floor) * (1.0 + 1e-9)  # surely beyond where delta meets the floor
     if not 0.0 < top < math.inf:
         return top
     chords = _Chords(*_curve_to(accountant, top))
@@ -226,7 +226,9 @@ def mu(accountant: Accountant, delta_floor: float) -> float:
 def _curve_to(accountant: Accountant, top: float) -> tuple[Array, Array]:
     """Points on the curve from 0 to `top`, dense at 0; a bound on delta holds at every larger epsilon too."""
     epsilon = top * np.sinh(_BEND * np.linspace(0.0, 1.0, _POINTS)) / math.sinh(_BEND)
-    return epsilon, np.minimum.accumulate(accountant.curve(epsilon)[1])
+    delta = accountant.curve(epsilon)[1]
+    delta[-1] = min(delta[-1], accountant.delta(float(epsilon[-1])))
+    return epsilon, np.minimum.accumulate(delta)
 
 
 class _Chords:
@@ -235,9 +237,9 @@ class _Chords:
     def __init__(self, epsilon: Array, delta: Array) -> None:
         self.epsilon, self.delta = epsilon, delta
         self.drop = -np.diff(delta)
-        self.stride = np.expm1(np.diff(epsilon))  # of t, in units of t at the left end
+        self.stride = -np.expm1(-np.diff(epsilon))  # of t, in units of t at the right end
         with np.errstate(divide="ignore"):
-            self.log_slope = np.log(self.drop) - np.log(self.stride) - epsilon[:-1]
+            self.log_slope = np.log(self.drop) - np.log(self.stride) - epsilon[1:]
 
     def below(self, mu: float, floor: float) -> bool:
         """Whether every chord is below the Gaussian's delta plus the floor."""
@@ -246,7 +248,7 @@ class _Chords:
         # d delta_mu / dt = -Phi(-epsilon / mu - mu / 2)
         touching = -mu * (ndtri_exp(np.minimum(self.log_slope, -1e-12)) + 0.5 * mu)
         at = np.clip(touching, self.epsilon[:-1], self.epsilon[1:])
-        share = np.expm1(at - self.epsilon[:-1]) / self.stride
+        share = np.exp(at - self.epsilon[1:]) * -np.expm1(self.epsilon[:-1] - at) / self.stride
         return bool(np.all(self.delta[:-1] - share * self.drop <= _normal_deltas(mu, at) + floor))
 
 
@@ -285,16 +287,18 @@ def _group_epsilon(accountant: Accountant, delta: float, size: int) -> float:
 
     The curve ends where delta leaves the range of doubles, or drops to nothing; failing that, far out.
     """
+    if accountant.delta(0.0) * size <= delta:
+        return 0.0
     top = accountant.epsilon(_LEAST_DELTA)
     if top == math.inf:
         top = 16.0 * accountant.epsilon(delta / size)
     if not 0.0 < top < math.inf:
-        return top
+        return math.inf
     return _Hops(*_curve_to(accountant, min(top, _LARGEST))).epsilon(delta, size)
 
 
 def _hull(t: Array, delta: Array) -> list[int]:
-    """The points that are best for some x: the lower convex hull, from left to right."""
+    """The points that are best for some x: the lower convex hull over t - 1, from left to right."""
 
     def slope(i: int, j: int) -> float:
         return float((delta[j] - delta[i]) / (t[j] - t[i]))
@@ -344,7 +348,7 @@ class _Hops:
         their mean: two guarantees hold together.
         """
         low, high = -_LARGEST, 0.0
-        for _ in range(8):
+        for _ in range(5):
             x = np.linspace(low, high, 65, dtype=np.float64)
             epsilon, delta = self.chain(np.exp(x), size)
             met = np.flatnonzero(delta <= target)

@@ -354,6 +354,16 @@ class TestGDPFilter:
         with pytest.raises(InvalidArgumentError, match="give target_mu, or target_epsilon and target_delta"):
             GDPFilter(**arguments)
 
+    @pytest.mark.parametrize("mu", [0.0, 1e-200, math.inf, math.nan])
+    def test_target_mu_out_of_range(self, mu):
+        with pytest.raises(InvalidArgumentError, match="target_mu must be"):
+            GDPFilter(target_mu=mu)
+
+    def test_nothing_is_free_and_nothing_overflows(self):
+        filter_ = GDPFilter(target_mu=1.0)
+        assert filter_.spend(Gaussian(1e300), 2**53).fraction_spent > 0.0
+        assert filter_.would_exceed(Gaussian(1e-200), 2)
+
 
 class TestRDPOdometer:
     def test_nothing_spent_reads_nothing(self):

@@ -218,6 +218,37 @@ class TestMu:
             RDPAccountant().mu(floor)
 
 
+EXTREMES = [
+    Laplace(1e-6),
+    Laplace(1e12),
+    Composed([Gaussian(1e-3), Laplace(1.0)]),
+    PoissonSampled(Gaussian(1e-3), 1e-9),
+    PoissonSampled(Gaussian(1e4), 1e-9),
+    PoissonSampled(Gaussian(0.5), 0.999),
+    Gaussian(1e-200),
+    Gaussian(1e300),
+]
+
+
+@pytest.mark.parametrize("count", [1, 10**9])
+@pytest.mark.parametrize("event", EXTREMES, ids=repr)
+def test_far_from_all_comfort(event, count):
+    """Everywhere an answer, and one that agrees with the others."""
+    accountant = RDPAccountant().compose(event, count)
+    for floor in (1e-12, 1e-3):
+        mu = accountant.mu(floor)
+        assert 0.0 <= mu < math.inf
+        if not isinstance(event, Gaussian):
+            assert (gaussian.delta(mu, 0.0, 1) if mu else 0.0) + floor >= accountant.advantage()
+    errors = [accountant.tradeoff(alpha) for alpha in (0.0, 1e-5, 0.5, 1.0)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1.0 - 1e-8
+    assert errors[3] == 0.0
+    assert accountant.privacy_spent(1e-6, 2).epsilon >= accountant.epsilon(1e-6)
+    upper = accountant.curve([0.0, 1e-300, 1.0, 1e300])[1]
+    assert upper.tolist() == sorted(upper, reverse=True)
+
+
 class TestCurve:
     @pytest.mark.parametrize("kind", ACCOUNTANTS)
     @pytest.mark.parametrize("event", [Gaussian(0.7), Laplace(3.0), Composed([])], ids=repr)
