@@ -1,97 +1,98 @@
-"""Privacy loss distributions: the law of the loss of a whole composition, certified from both sides.
+"""Privacy loss distributions: delta over epsilon for a whole composition, certified from both sides.
 
-It stands between `pairs` and `rounding` (one mechanism on a grid) and `PLDAccountant`. The loss of a
-composition is a sum of independent losses; its law under the first output law is a convolution. With a
-tilt theta, T(x) = e^(theta x - M) P(x) is again a convolution of laws, centred where the answer lies, and
+It puts together what `grid`, `rounding` and `lattice` make of each mechanism: with the tilted law T of the
+composed loss,
 
-    delta(epsilon) = e^(M - theta epsilon) E_T[g(X - epsilon)],   g(y) = e^(-theta y) (1 - e^-y)_+,
-
-so that a small delta is known to as many digits as a large one. One FFT per mechanism raises the laws to
-their counts. What the FFT wraps around, what lies outside its window (Chernoff) and what floating-point
-arithmetic may have lost are charged to the bound, in `Law.slack`. `docs/accounting.md` has the proofs.
+    delta(epsilon) = e^(M - theta epsilon) E_T[g(X - epsilon)] + infinite,   g(y) = e^(-theta y) (1 - e^-y)_+.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from fedsec.accounting.old_pairs import LaplaceNoise, NormalNoise, Pair
-from fedsec.accounting.rdp import Array
-from fedsec.accounting.rounding import Atoms, lower, upper
+from fedsec.accounting.grid import nodes
+from fedsec.accounting.lattice import COARSER, OUTSIDE, Law, composed, excess, moved, tilted, trimmed
+from fedsec.accounting.numbers import ROUNDING, UNIT, Array
+from fedsec.accounting.pairs.base import Pair
+from fedsec.accounting.rounding import directed, directed_range, infinite_mass, lower, upper
+from fedsec.accounting.tilt import Steps, Tilt
 
-_UNIT = 2.0**-52
-_OUTSIDE = 1e-10  # what the window may miss on either side, in the tilted law
-_MOST_POINTS = 2**20
-_MOST_NODES = 2**14  # of one mechanism, far out
 _SUM = 2.0**-40  # relative error of a sum over the grid, and of logarithms
 _DEPTH = 60.0
-_INSET = 1e-12  # how far nodes lie inside the atoms they are meant for, so that rounding does not part them
 _CUT = math.exp(-_DEPTH)
-_STEPS = 60
-_ALLOWANCE = 4.0  # in nats: how much of the digits below `_OUTSIDE` a lighter tail may cost
-_EXPONENTS: Array = np.geomspace(
-    0.25, 64.0, 17, dtype=np.float64
-)  # of the Chernoff bound, in standard deviations
-
-Steps = Sequence[tuple[Pair, int]]
+_STEPS = 60  # of a root search at most
+_PLACES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # deviations below the mean
+_BISECTIONS = 200
+_ENOUGH = 2**13  # atoms of a law that is asked for its answers
 
 
-class Tilt(NamedTuple):
-    """Where an answer is looked for: the exponent, and the standard deviation of one average loss."""
+class OneRun:
+    """Delta as a function of epsilon for a single run, to rounding; the same face as `ManyRuns`.
 
-    theta: float
-    deviation: float
-    bound: float  # what the coarse law gives there
+    delta = F(l > epsilon) (1 - e^(epsilon - l)) with l the loss of all that lies above epsilon, merged.
+    """
+
+    def __init__(self, pair: Pair, side: int, sign: int) -> None:
+        self._pair, self._side, self._sign = pair, side, sign
+        self._infinite = infinite_mass(pair, sign) * (1.0 + side * ROUNDING)
+
+    def delta(self, epsilon: float) -> float:
+        """Bound delta at epsilon; at most 1."""
+        cells = directed(self._pair, np.array([epsilon]), self._sign)
+        mass, error, loss, loss_error = (float(part[1]) for part in cells)
+        distance = loss - epsilon + self._side * (loss_error + ROUNDING * (abs(loss) + epsilon))
+        part = -math.expm1(-max(distance, 0.0)) * mass * max(1.0 + self._side * (error + ROUNDING), 0.0)
+        return min(1.0, part + self._infinite)
+
+    def epsilon(self, delta: float) -> float:
+        """Bound epsilon at delta by bisection; the end that is returned was checked."""
+        if self.delta(0.0) <= delta:
+            return 0.0
+        low, high = 0.0, max(directed_range(self._pair, 5e-324, self._sign)[1], 5e-324)
+        if self.delta(high) > delta:
+            return math.inf if self._side > 0 else high
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high) if low > 0.0 else high * 1e-3
+            if not low < middle < high or high - low <= 1e-13 * high:
+                break
+            low, high = (middle, high) if self.delta(middle) > delta else (low, middle)
+        return high if self._side > 0 else low
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
-    """One mechanism's nodes, at losses anchor + h index."""
+class ManyRuns:
+    """Delta as a function of epsilon, never below the truth (side +1) or never above it (side -1)."""
 
-    anchor: float
-    index: npt.NDArray[np.int64]
-    h: float
-
-    @property
-    def x(self) -> Array:
-        """Losses of the nodes, ascending."""
-        return np.asarray(self.anchor + self.h * self.index, dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class Law:
-    """The tilted law of a composition at the losses start + h (0, 1, 2, ...)."""
-
-    start: float
-    h: float
+    x: Array  # losses of the tilted law, ascending
     mass: Array
     theta: float
     scale: float  # M
-    slack: float  # bounds the error of E_T[g], whatever epsilon
+    relative: float  # bounds the relative error of E_T[g] and of e^M
+    slack: float  # bounds the rest of the error of E_T[g], whatever epsilon
     infinite: float
-    side: int  # +1: bounds from above, -1: bounds from below
+    side: int
     roots: dict[float, float] = field(default_factory=dict)
 
     def delta(self, epsilon: float) -> float:
         """Bound delta at epsilon; at most 1."""
-        first = max(0, math.ceil((epsilon - self.start) / self.h))
-        last = first + math.ceil(_DEPTH / (self.theta * self.h)) + 1  # beyond it g is below e^-60
-        y = np.maximum(self.start + self.h * np.arange(first, min(last, self.mass.size)) - epsilon, 0.0)
+        epsilon -= self.side * 8.0 * UNIT * (float(np.abs(self.x[[0, -1]]).max()) + epsilon)
+        first, last = np.searchsorted(
+            self.x, (epsilon, epsilon + _DEPTH / self.theta)
+        )  # then g is below e^-60
+        y = self.x[first:last] - epsilon
         value = float(np.sum(self.mass[first:last] * np.exp(-self.theta * y) * -np.expm1(-y)))
         value = value * (1.0 + self.side * _SUM) + self.side * (self.slack + _CUT)
         if self.side > 0:
             value = min(value, gain(self.theta))
         if value <= 0.0:
-            return 0.0
+            return self.infinite
         exponent = math.log(value) + self.scale - self.theta * epsilon
-        exponent += self.side * _SUM * (1.0 + abs(self.scale) + self.theta * epsilon)
-        return min(1.0, math.exp(min(exponent, 0.0)) + (self.infinite if self.side > 0 else 0.0))
+        exponent += self.side * (self.relative + _SUM * (1.0 + abs(self.scale) + self.theta * epsilon))
+        return min(1.0, math.exp(min(exponent, 0.0)) + self.infinite)
 
     def epsilon(self, delta: float) -> float:
         """Bound epsilon at delta; zero or above, infinite if there is no bound from above."""
@@ -102,23 +103,29 @@ class Law:
     def _root(self, delta: float) -> float:
         """Close in on where the bound passes delta; the end that is returned was checked."""
         if delta <= self.infinite:
-            return math.inf if self.side > 0 else 0.0
-        high = self._chernoff(delta)
-        if high <= 0.0 or self.side * (self.delta(0.0) - delta) <= 0.0 < self.side:
+            return math.inf
+        start = self._known_to_miss(delta)
+        if start is None:
             return 0.0
-        low, high = self._bracket(delta, high)
-        return self._narrowed(delta, low, high) if low < high else 0.0
+        losses = self.x[np.searchsorted(self.x, start, side="right") :]
+        i = bisect.bisect_left(losses, True, key=lambda epsilon: self.delta(float(epsilon)) <= delta)
+        low = float(losses[i - 1]) if i > 0 else start
+        if i == losses.size:  # the slack alone is more than delta
+            return max(low, self._chernoff(delta)) if self.side > 0 else low
+        return self._narrowed(delta, low, float(losses[i]))
 
-    def _bracket(self, delta: float, high: float) -> tuple[float, float]:
-        """Walk down from an epsilon that meets delta to one that misses it; (0, 0) if there is none."""
-        width = 1.0 / self.theta
-        low = max(high - width, 0.0)
-        while self.delta(low) <= delta:
-            if low == 0.0:
-                return 0.0, 0.0
-            high, width = low, 2.0 * width
-            low = max(low - width, 0.0)
-        return low, high
+    def _known_to_miss(self, delta: float) -> float | None:
+        """An epsilon at which the bound is above delta.
+
+        From above 0 is one, or the answer. Far below the bulk of the tilted law a bound from below drowns
+        in its slack, so the largest of some places in the bulk is taken.
+        """
+        places = [0.0]
+        if self.side < 0:
+            mean = float(self.mass @ self.x) / float(self.mass.sum())
+            deviation = math.sqrt(max(float(self.mass @ (self.x - mean) ** 2), 0.0))
+            places = [mean - part * deviation for part in _PLACES if mean > part * deviation] + places
+        return next((place for place in places if self.delta(place) > delta), None)
 
     def _narrowed(self, delta: float, low: float, high: float) -> float:
         """Regula falsi on log(delta), the Illinois variant; the end that is returned was checked."""
@@ -147,7 +154,7 @@ class Law:
         budget = math.log(delta - self.infinite)
         least = (self.scale + math.log(gain(self.theta)) - budget) / self.theta
         size = (1.0 + abs(self.scale) + abs(budget) + self.theta * abs(least)) / self.theta
-        return least + 4.0 * _SUM * size
+        return least + 4.0 * _SUM * size + self.relative / self.theta
 
 
 def gain(theta: float) -> float:
@@ -162,233 +169,58 @@ def _roughness(theta: float, h: float, size: int) -> float:
     return math.sqrt(min(integral / h + peak, size * peak))
 
 
-class _Probe:
-    """Both laws of a composition, coarsely: good for choosing tilt and grid, never for an answer."""
+def many_runs(steps: Steps, side: int, sign: int, tilt: Tilt, fineness: float, tail: float) -> ManyRuns:
+    """Compose on lattices whose steps are about `fineness` times the deviation of a law.
 
-    def __init__(self, steps: Steps, sign: int, tail: float) -> None:
-        self.parts = [(*_coarse(pair, sign, tail), count) for pair, count in steps]
-        self.count = sum(count for _, count in steps)
-
-    def cumulant(self, theta: Array) -> Array:
-        total = np.zeros_like(theta)
-        for loss, mass, count in self.parts:
-            total += count * _cumulant(theta, loss, mass)
-        return total
-
-    def deviation(self, theta: float) -> float:
-        variance = 0.0
-        for loss, mass, count in self.parts:
-            weight = mass * np.exp(theta * (loss - loss.max()))
-            weight /= weight.sum()
-            mean = float(weight @ loss)
-            variance += count * float(weight @ (loss - mean) ** 2)
-        return math.sqrt(variance / self.count)
-
-    def tilt(self, bound: Callable[[Array, Array], Array], allowance: float) -> Tilt:
-        """The least exponent at which a Chernoff bound is within the allowance of its minimum.
-
-        A smaller one means lighter tails, hence a smaller window, at the price of digits that are there.
-        """
-        usual = self.deviation(0.0)
-        theta: Array = np.geomspace(1e-6, 60.0, 65, dtype=np.float64) / (usual * math.sqrt(self.count))
-        value = bound(theta, self.cumulant(theta))
-        best = int(np.argmin(value))
-        good = (value <= value[best] + allowance) & (theta >= 0.25 * theta[best])
-        chosen = float(theta[np.argmax(good)])
-        return Tilt(chosen, max(self.deviation(chosen), 0.05 * usual), float(value[best]))
+    Parameters
+    ----------
+    steps : sequence of (Pair, int)
+        Each mechanism, and how often it runs.
+    side : int
+        +1 for a bound from above, -1 for one from below.
+    sign : int
+        +1 asks about P against Q, -1 about Q against P.
+    tilt : Tilt
+        Where the answer is looked for.
+    fineness : float
+        Smaller is tighter and slower.
+    tail : float
+        What of one run may lie beyond its nodes.
+    """
+    steps_wanted, h = _lattices(steps, tilt, fineness)
+    laws, logs = [], []
+    for (pair, count), wanted in zip(steps, steps_wanted, strict=True):
+        law, infinite = _one_run(pair, side, sign, tilt.theta, wanted, fineness, (tail, OUTSIDE / count))
+        laws.append((law, count))
+        logs.append(count * math.log1p(-min(infinite, 1.0 - UNIT)))
+    law = composed(laws, h, tilt.theta, side, fineness)
+    coarse = 0.25 * fineness * law.deviation()
+    if law.index.size > _ENOUGH and coarse > COARSER * law.h:
+        law = moved(law, coarse, tilt.theta, side)
+    infinite = min(1.0, max(0.0, -math.expm1(math.fsum(logs)) * (1.0 + side * _SUM)))
+    slack = gain(tilt.theta) * law.error + law.noise * _roughness(tilt.theta, law.h, law.points)
+    return ManyRuns(law.x, law.mass, tilt.theta, law.scale, law.relative, slack, infinite, side)
 
 
-def _cumulant(theta: Array, loss: Array, mass: Array) -> Array:
-    """Logarithm of E[e^(theta loss)] for masses that sum to 1, to full relative accuracy near 0."""
-    exponent = np.multiply.outer(theta, loss)
-    top = exponent.max(axis=1)
-    near = top < 600.0
-    total = np.log1p(np.expm1(np.where(near[:, None], exponent, 0.0)) @ mass)
-    if not near.all():
-        far = exponent[~near] + np.log(mass)
-        peak = far.max(axis=1)
-        total[~near] = peak + np.log(np.exp(far - peak[:, None]).sum(axis=1))
-    return np.asarray(total)
+def _lattices(steps: Steps, tilt: Tilt, fineness: float) -> tuple[list[float], float]:
+    """Steps of each law's first lattice, and of the one where they meet: the same, unless much coarser."""
+    own = [fineness * deviation for deviation in tilt.deviations]
+    total = math.sqrt(math.fsum(count * h * h for (_, count), h in zip(steps, own, strict=True)))
+    common = total / math.sqrt(len(steps))
+    return [common if len(steps) > 1 and h * COARSER > common else h for h in own], common
 
 
-def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
-    low, high = pair.noise.ends(tail)
-    low, high = max(low, -600.0), min(high, 600.0)
-    width = 0.25 * pair.noise.shift if isinstance(pair.noise, NormalNoise) else 0.02 * (high - low)
-    size = int(min(max((high - low) / min(width, 0.5), 16), 4000)) + 1
-    cells = pair.noise_cells(np.linspace(low - 1e-6 * (high - low), high, size, dtype=np.float64))
-    q, p = cells.q[1:-1], cells.p[1:-1]
-    mass = q if sign < 0 else (1.0 - pair.probability) * q + pair.probability * p
-    kept = (q > 0.0) & (p > 0.0) & (mass > 0.0)
-    q, p, mass = q[kept], p[kept], mass[kept]
-    odds = np.log(p / q)
-    loss = odds if pair.probability == 1.0 else np.log1p(pair.probability * np.expm1(odds))
-    return sign * loss, mass / mass.sum()
-
-
-def tilt_for_delta(steps: Steps, sign: int, delta: float, tail: float) -> Tilt:
-    """The tilt for the epsilon that belongs to delta."""
-
-    def bound(theta: Array, total: Array) -> Array:
-        return np.asarray((total - _log_gain(theta) - math.log(delta)) / theta)
-
-    return _Probe(steps, sign, tail).tilt(bound, 0.0)
-
-
-def tilt_for_epsilon(steps: Steps, sign: int, epsilon: float, tail: float) -> Tilt:
-    """The tilt for the delta that belongs to epsilon."""
-
-    def bound(theta: Array, total: Array) -> Array:
-        return total - _log_gain(theta) - theta * epsilon
-
-    return _Probe(steps, sign, tail).tilt(bound, _ALLOWANCE)
-
-
-def _log_gain(theta: Array) -> Array:
-    return np.asarray(np.log1p(theta) + theta * np.log1p(1.0 / theta))
-
-
-def law(steps: Steps, side: int, sign: int, tilt: Tilt, fineness: float, tail: float) -> Law:
-    """Compose on a grid whose step is about `fineness` times the deviation of one step's loss."""
-    spans = (pair.range(tail) for pair, _ in steps)
-    h = max(fineness * tilt.deviation, max(high - low for low, high in spans) * 2.0**-45, 1e-290)
-    rounding = upper if side > 0 else lower
-    for _ in range(4):
-        h = _fitted(h, steps)
-        grids = [_grid(pair, h, sign * tilt.theta, fineness, tail) for pair, _ in steps]
-        parts = [_part(grid, rounding(pair, grid.x, sign), sign, tilt.theta, count)
-                 for (pair, count), grid in zip(steps, grids, strict=True)]  # fmt: skip
-        first, last = _window(parts)
-        if last - first < _MOST_POINTS:
+def _one_run(
+    pair: Pair, side: int, sign: int, theta: float, h: float, fineness: float, lost: tuple[float, float]
+) -> tuple[Law, float]:
+    """The tilted law of one run, and its infinite mass."""
+    rounded = upper if side > 0 else lower
+    for _ in range(3):
+        grid = nodes(pair, sign, h, theta, fineness, lost[0])
+        atoms = rounded(pair, grid.x, sign)
+        law = trimmed(tilted(grid, atoms, theta), lost[1])
+        wide = excess(law)
+        if wide <= 1.0:
             break
-        h *= 1.1 * (last - first) / _MOST_POINTS
-    return _convolve(parts, h, first, last, tilt.theta, side)
-
-
-def _fitted(h: float, steps: Steps) -> float:
-    """A step that puts the atoms at both ends of a Laplace loss on the grid, if it is the first mechanism."""
-    noise = steps[0][0].noise
-    if not isinstance(noise, LaplaceNoise):
-        return h
-    low, high = steps[0][0].range(0.0)
-    return (high - low) * (1.0 - 2.0 * _INSET) / max(1, math.ceil((high - low) / h))
-
-
-def _grid(pair: Pair, h: float, theta: float, fineness: float, tail: float) -> Grid:
-    """Nodes h apart around the bulk, further out as far apart as is `fineness` times the distance."""
-    low, high = pair.range(tail)
-    anchor = _anchor(pair, h, low)
-    if isinstance(pair.noise, LaplaceNoise):  # a density that ends in atoms: no place may be coarse
-        fineness = max(h / (high - low), 1.0 / _MOST_NODES)
-    left = _offsets((anchor - low) / h, fineness, 1.0 / ((1.0 + max(-theta, 0.0)) * h))
-    right = _offsets((high - anchor) / h, fineness, 1.0 / ((1.0 + max(theta, 0.0)) * h))
-    return Grid(anchor, np.concatenate((-left[:0:-1], right)), h)
-
-
-def _offsets(end: float, fineness: float, widest: float) -> npt.NDArray[np.int64]:
-    """Whole numbers from 0 to just beyond `end`."""
-    near = 1.0 / fineness
-    far = min(max(widest, near, end / (fineness * _MOST_NODES)), end)
-    parts = [np.arange(min(near, end) + 1.0)]
-    if far > near:
-        parts.append(near * np.exp(fineness * np.arange(math.log(far / near) / fineness + 1.0)))
-    if end > far:
-        parts.append(np.arange(far, end, max(1.0, fineness * far)))
-    last = math.ceil(end - 1e-6)
-    ends = np.array([last, last + 1, last + 2], dtype=np.float64)
-    index = np.unique(np.concatenate([*parts, ends]).astype(np.int64))
-    kept: npt.NDArray[np.int64] = index[index <= last + 2]
-    return kept
-
-
-def _anchor(pair: Pair, h: float, low: float) -> float:
-    """The loss where most of Q lies: on the grid it needs no rounding."""
-    if isinstance(pair.noise, LaplaceNoise):
-        return low + _INSET * (pair.range(0.0)[1] - low)
-    anchor = pair.loss(-0.5 * pair.noise.shift**2)
-    for _ in range(2):
-        cells = pair.cells(np.array([anchor - 0.5 * h, anchor + 0.5 * h]))
-        if cells.q[1] > 1e3 * cells.q_error[1]:
-            anchor = math.log1p(pair.probability * (float(cells.p[1] / cells.q[1]) - 1.0))
-    return anchor
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """One mechanism's tilted law at losses origin + h index, and how often it runs."""
-
-    origin: float
-    index: npt.NDArray[np.int64]
-    mass: Array
-    cumulant: float
-    count: int
-    infinite: float
-    error: float  # relative error of the masses, on average
-
-
-def _part(grid: Grid, atoms: Atoms, sign: int, theta: float, count: int) -> _Part:
-    """Tilt, and shift the grid so that its zero is near the mean."""
-    kept = atoms.mass > 0.0
-    x, mass, index = sign * grid.x[kept], atoms.mass[kept], sign * grid.index[kept]
-    if not mass.size:
-        return _Part(0.0, np.zeros(1, np.int64), np.ones(1), -math.inf, count, atoms.infinite, 0.0)
-    top = max(0.0, float((theta * x).max()) - 600.0)
-    weight = mass * np.exp(theta * x - top)
-    total = float(weight.sum())
-    cumulant = math.log(total) + top
-    if theta * np.abs(x).max() < 600.0:
-        cumulant = math.log1p(float(mass @ np.expm1(theta * x)) + (math.fsum(mass) - 1.0))
-    weight /= total
-    kept = weight > 0.0
-    weight, x, index = weight[kept], x[kept], index[kept]
-    mean = round(float(weight @ index))
-    error = 16.0 * _UNIT * (1.0 + float(weight @ np.abs(theta * x)))
-    origin = sign * grid.anchor + grid.h * mean
-    return _Part(origin, index - mean, weight, cumulant, count, atoms.infinite, error)
-
-
-def _window(parts: Sequence[_Part]) -> tuple[int, int]:
-    """First and last index between which the composed law lies, but for `_OUTSIDE` on either side."""
-    variance = sum(part.count * float(part.mass @ part.index.astype(np.float64) ** 2) for part in parts)
-    exponents: Array = _EXPONENTS / max(math.sqrt(variance), 1.0)
-    ends = []
-    for sign in (1.0, -1.0):
-        total = np.zeros_like(exponents)
-        for part in parts:
-            total = total + part.count * (
-                _cumulant(sign * exponents, part.index.astype(np.float64), part.mass) + part.error
-            )
-        ends.append(float(np.min((total - math.log(_OUTSIDE)) / exponents)))
-    return -math.ceil(ends[1]) - 1, math.ceil(ends[0]) + 1
-
-
-@np.errstate(divide="ignore")
-def _convolve(parts: Sequence[_Part], h: float, first: int, last: int, theta: float, side: int) -> Law:
-    """One FFT per mechanism, its logarithm times the count, and one FFT back."""
-    from scipy import fft
-
-    size = int(fft.next_fast_len(max(last - first + 1, 16), real=True))
-    log_size, angle, spread = np.zeros(size // 2 + 1), np.zeros(size // 2 + 1), np.zeros(size // 2 + 1)
-    unit = 8.0 * _UNIT * math.log2(size)
-    error = unit
-    for part in parts:
-        f = np.bincount(part.index % size, weights=part.mass, minlength=size)
-        f[0] = 0.0
-        f[0] = -f.sum()  # the law minus its unit: what the FFT errs is small when the law is narrow
-        error += part.count * unit * float(np.linalg.norm(f))
-        w = fft.rfft(f)
-        size_part = np.minimum(0.5 * np.log1p(np.maximum(w.real * (2.0 + w.real) + w.imag**2, -1.0)), 0.0)
-        angle_part = np.arctan2(w.imag, 1.0 + w.real)
-        log_size += part.count * size_part
-        angle += part.count * angle_part
-        spread += part.count * (np.abs(angle_part) - np.maximum(size_part, -1e3))
-    magnitude = np.exp(log_size)
-    phase = 8.0 * _UNIT * (1.0 + spread) * magnitude
-    error += math.sqrt(2.0 * float(phase @ phase) / size)
-    mass = np.maximum(fft.irfft(magnitude * np.exp(1j * angle), size), 0.0)
-    start = math.fsum(part.count * part.origin for part in parts) + h * first
-    shaken = sum(part.count * part.error for part in parts)
-    slack = gain(theta) * (2.0 * _OUTSIDE + shaken) + error * _roughness(theta, h, size)
-    scale = math.fsum(part.count * part.cumulant for part in parts)
-    infinite = min(1.0, math.fsum(part.count * part.infinite for part in parts) * (1.0 + 2.0**-40))
-    return Law(start, h, np.roll(mass, -first), theta, scale, slack, infinite, side)
+        h *= 1.2 * wide
+    return law, atoms.infinite

@@ -1,12 +1,12 @@
-"""From a pair of laws to masses on a grid of losses, above the truth or below it.
+"""From cells of a loss to atoms on nodes, above the truth or below it.
 
-Write R = P/Q for the ratio of a pair. The hockey stick E_Q[(R - e^epsilon)_+] is an average of a convex
-function of R under Q, so it grows when masses of Q are spread around their mean and shrinks when they are
-merged into their mean; composition with any other pair keeps the inequality. `upper` spreads each cell
-over the two nodes around it ("connect the dots" [DGK+22]). `lower` merges the mass around each node and
-lets neighbouring atoms exchange mass until each has its mean exactly on its node. What is left over, and
-every rounding error, is moved to the side that keeps the inequality. Direction +1 asks about P against Q,
-direction -1 about Q against P: there "worse" means a smaller R.
+Asked in one direction, a pair has a first and a second law and the loss l = log(first / second). Its hockey
+stick E_first[(1 - e^(epsilon - l))_+] is, for given masses of both laws, largest when the masses are spread
+and smallest when they are merged; it also grows with each loss. Composition with any other pair keeps the
+inequality. `upper` spreads each cell over the two nodes around it, with both masses kept ("connect the
+dots" [DGK+22]). `lower` merges what is around each node and lets neighbours exchange mass until each has
+its mean exactly on its node. What is left over, and every rounding error, moves to the side that keeps the
+inequality. Means are means of e^-l under the first law.
 
 References
 ----------
@@ -19,12 +19,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from fedsec.accounting.old_pairs import Cells, Pair
-from fedsec.accounting.rdp import ROUNDING, Array
+from fedsec.accounting.numbers import ROUNDING, Array
+from fedsec.accounting.pairs.base import Pair
 
-_ROUNDS = 4  # of exchange between neighbours; each shrinks what is left by the size of a cell
+_ROUNDS = 12  # of exchange between neighbours; each shrinks what is left by the size of a cell
+_WIDEST = 300.0  # distance of nodes across which mass is not merged: e^600 is still a double
+_UNDERFLOW = 1e-320  # absolute error of masses that doubles can hardly hold
+_LIGHT = 0.25  # a neighbour with a smaller part of a node's mass is too light to balance it
+_MARGIN = 1e-7  # of a cell: atoms that rounding puts next to a node count as on it
 
 
 class Atoms(NamedTuple):
@@ -34,113 +37,142 @@ class Atoms(NamedTuple):
     infinite: float
 
 
+class Side(NamedTuple):
+    """Masses of the first law on one side of their nodes.
+
+    `offset` is 1 - e^-(l - node) for the mean loss l of the mass: negative below the node.
+    """
+
+    mass: Array
+    offset: Array
+
+
+class Directed(NamedTuple):
+    """Cells of the loss in one direction; as `pairs.Cells`."""
+
+    mass: Array
+    error: Array
+    loss: Array
+    loss_error: Array
+
+
+def directed(pair: Pair, x: Array, sign: int) -> Directed:
+    """Cells between the ascending losses x of P against Q (+1) or of Q against P (-1)."""
+    if sign > 0:
+        cells = pair.cells(x)
+        return Directed(cells.p, cells.error, cells.loss, cells.loss_error)
+    cells = pair.cells(-x[::-1])
+    return Directed(cells.q[::-1], cells.error[::-1], -cells.loss[::-1], cells.loss_error[::-1])
+
+
+def infinite_mass(pair: Pair, sign: int) -> float:
+    """Mass of the first law where the second has none."""
+    return pair.infinite[0 if sign > 0 else 1]
+
+
+def directed_range(pair: Pair, tail: float, sign: int) -> tuple[float, float]:
+    """Finite losses in one direction, beyond which lies at most `tail`."""
+    low, high = pair.range(tail)
+    return (low, high) if sign > 0 else (-high, -low)
+
+
 def upper(pair: Pair, x: Array, sign: int) -> Atoms:
-    """Return masses of the first law at the ascending nodes x whose hockey stick is never below the truth."""
-    q, p, q_error, p_error = pair.cells(x)
-    ratio, share = pair.ratio(x), pair.probability
-    heavy_q, heavy_p = q + q_error, p + p_error
-    inner = slice(1, -1)
-    right = _right_share(Cells(q[inner], p[inner], q_error[inner], p_error[inner]), x, ratio, share, sign)
+    """Return masses at the ascending nodes x whose hockey stick is never below the truth."""
+    cells = directed(pair, x, sign)
+    heavy = cells.mass * (1.0 + cells.error) + _UNDERFLOW
+    gap = np.diff(x)
+    offset = cells.loss[1:-1] + cells.loss_error[1:-1] + ROUNDING * np.abs(x[1:]) - x[:-1]
+    right = right_share(np.clip(offset, 0.0, gap), gap)
     mass = np.zeros_like(x)
-    if sign < 0:
-        mass[:-1] += heavy_q[inner] * (1.0 - right)
-        mass[1:] += heavy_q[inner] * right
-        mass[-1] += heavy_q[-1]
-        return Atoms(mass, float(heavy_q[0]))
-    first = (1.0 - share) * heavy_q + share * heavy_p
-    growth = np.exp(x[1:] - x[:-1])
-    right = right * growth / (1.0 - right + right * growth)
-    mass[:-1] += first[inner] * (1.0 - right)
-    mass[1:] += first[inner] * right
-    mass[0] += first[0]
-    return Atoms(mass, float(first[-1]))
+    mass[:-1] = heavy[1:-1] * (1.0 - right)
+    mass[1:] += heavy[1:-1] * right
+    mass[0] += heavy[0]
+    return Atoms(mass, float(heavy[-1]) + infinite_mass(pair, sign) * (1.0 + ROUNDING))
 
 
-def _right_share(cells: Cells, x: Array, ratio: Array, share: float, sign: int) -> Array:
-    """How much of each cell's mass of Q goes to its right node, so that the mean of R is kept or worse."""
-    gap = np.exp(x[:-1]) * np.expm1(x[1:] - x[:-1]) / share
-    mean, known = _mean(cells, sign)
-    error = 4.0 * ROUNDING * (1.0 + np.abs(ratio[:-1]) + np.abs(ratio[1:]))
-    right = _quotient(mean - ratio[:-1] + sign * error, gap, np.nan)
-    worst = 1.0 if sign > 0 else 0.0
-    return np.clip(np.where(known & np.isfinite(right), right, worst), 0.0, 1.0)
-
-
-def _mean(cells: Cells, sign: int) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Mean of the noise's P/Q in each cell, in doubt too large (+1) or too small; and where it is known."""
-    known = cells.q > 4.0 * cells.q_error + 1e-290
-    mean = (cells.p + sign * cells.p_error) / np.where(known, cells.q - sign * cells.q_error, 1.0)
-    return mean, known
+def right_share(offset: Array, gap: Array | float) -> Array:
+    """How much of a mass that lies `offset` above its left node goes to the right one, `gap` above it."""
+    return np.asarray(np.expm1(-offset) / np.expm1(-gap))
 
 
 def lower(pair: Pair, x: Array, sign: int) -> Atoms:
-    """Return masses of the first law at the ascending nodes x whose hockey stick is never above the truth."""
-    ratio = pair.ratio(x)
-    near, far = _halves(pair, x, sign)
-    if sign < 0:  # mirrored, so that worse always means a larger ratio
-        near, far = ((mass[::-1], -mean[::-1]) for mass, mean in (near, far))
-        return Atoms(_merged(near, far, -ratio[::-1])[::-1], 0.0)
-    return Atoms(_merged(near, far, ratio) * np.exp(x), 0.0)
-
-
-def _halves(pair: Pair, x: Array, sign: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Mass and mean of R, in doubt too harmless, on the harmless and on the worse side of each node.
-
-    An atom on a node belongs to the worse side. What lies beyond the outermost cells is dropped.
-    """
+    """Return masses at the ascending nodes x whose hockey stick is never above the truth."""
+    gap = np.diff(x)
     edges = np.empty(2 * x.size - 1)
-    edges[::2], edges[1::2] = x, 0.5 * (x[1:] + x[:-1])
-    gaps = np.diff(x, append=x[-1] + 1.0)
-    edges[::2] -= sign * 1e-7 * gaps
-    cells = Cells(*(part[1:-1] for part in pair.cells(edges)))
-    mean, known = _mean(cells, -sign)
-    mean = mean - sign * 4.0 * ROUNDING * (1.0 + np.abs(mean) + np.repeat(np.abs(pair.ratio(x)), 2)[1:-1])
-    mass = np.where(known, np.maximum(cells.q - cells.q_error, 0.0), 0.0)
-    mass, mean = np.concatenate(([0.0], mass, [0.0])), np.concatenate(([0.0], mean, [0.0]))
-    mean = np.where(mass > 0.0, mean, np.repeat(pair.ratio(x), 2))
-    left, right = (mass[::2], mean[::2]), (mass[1::2], mean[1::2])
-    return (left, right) if sign > 0 else (right, left)
+    edges[::2] = x - _MARGIN * np.append(gap, gap[-1])
+    edges[1::2] = 0.5 * (x[1:] + x[:-1])
+    cells = directed(pair, edges, sign)
+    light = np.maximum(cells.mass * (1.0 - cells.error) - _UNDERFLOW, 0.0)
+    node = np.repeat(x, 2)
+    least = np.concatenate(([-np.inf], edges)) - _MARGIN * np.repeat(np.append(gap, gap[-1]), 2)
+    doubt = cells.loss_error + ROUNDING * np.abs(node)
+    loss = np.maximum(cells.loss - doubt, least)
+    light[loss - node < -_WIDEST] = 0.0  # so does what lies below the first node: there is no place
+    offset = np.where(light > 0.0, -np.expm1(-np.maximum(loss - node, -_WIDEST)), 0.0)
+    infinite = infinite_mass(pair, sign) * (1.0 - ROUNDING)
+    return Atoms(merged(Side(light[::2], offset[::2]), Side(light[1::2], offset[1::2]), gap), infinite)
 
 
-def _merged(near: tuple[Array, Array], far: tuple[Array, Array], node: Array) -> Array:
-    """Move atoms (mass, mean) to the nodes, merging neighbours; no mean may grow beyond what merging gives.
+def merged(near: Side, far: Side, gap: Array) -> Array:
+    """Move masses below (near) and above (far) each node to the nodes, merging neighbours.
 
-    Each node has an atom below and one above it, which merge. If the whole lies below its node it takes mass
-    from the next one above, otherwise from the one below: as much as brings the mean to the node. What
-    cannot be helped so is put on the next node below, which lowers R and hence the hockey stick.
+    Both sides of a node merge. If their mean is below the node it takes mass from the next one above,
+    otherwise from the one below: as much as brings the mean to the node. Where that one is too light, at
+    the edge of the law, the node gives away mass instead. What cannot be helped so goes to the next node
+    below. `gap` holds the distances of the nodes.
     """
-    near, far = _settled(near, far, node)
-    mass = near[0] + far[0]
-    lift = far[0] * (far[1] - node)
-    sink = near[0] * (node - near[1])
-    mean = node + _quotient(lift - sink, mass)
-    offset = mean - node
-    to_right = np.maximum(_after(mean, -np.inf) - node, 0.0)
-    to_left = np.maximum(node - _before(mean, np.inf), 0.0)
+    near, far = _pushed(*_settled(near, far, gap), gap)
+    mass = near.mass + far.mass
+    lift = far.mass * far.offset
+    sink = near.mass * -near.offset
+    offset = _quotient(lift - sink, mass)
+    to_right = np.append(-np.expm1(-gap) + np.exp(-gap) * offset[1:], 0.0)  # of the mean above, as offset
+    wide = np.minimum(gap, _WIDEST)
+    to_left = np.append(
+        0.0, (np.expm1(wide) - np.exp(wide) * offset[:-1]) * (wide == gap)
+    )  # below, as -offset
     own, from_right, from_left = _exchanged(mass, offset, to_right, to_left)
     share = _quotient(own, mass)
     below = offset < 0.0
-    kept = _within(share * lift + from_right * to_right, share * sink)
-    kept = np.where(below, kept, 1.0)
+    kept = np.where(below, _within(share * lift + from_right * to_right, share * sink), 1.0)
     fits = _within(own * np.maximum(offset, 0.0), from_left * to_left)
-    excess = _after(from_left * (1.0 - fits), 0.0)  # goes back to where it came from
-    moved = share * near[0] * (1.0 - kept) + np.where(below, excess, 0.0)
-    result: Array = own - share * near[0] * (1.0 - kept) + from_right + from_left * fits
-    return np.asarray(np.maximum(result + np.where(below, 0.0, excess), 0.0) + _after(moved, 0.0))
+    excess = _after(from_left * (1.0 - fits))  # goes back to where it came from
+    moved = share * near.mass * (1.0 - kept) + np.where(below, excess, 0.0)
+    result = own - share * near.mass * (1.0 - kept) + from_right + from_left * fits
+    return np.asarray(np.maximum(result + np.where(below, 0.0, excess), 0.0) + _after(moved))
 
 
-def _settled(
-    near: tuple[Array, Array], far: tuple[Array, Array], node: Array
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Put each atom on its true side where doubt has moved its mean across a node.
+def _settled(near: Side, far: Side, gap: Array) -> tuple[Side, Side]:
+    """Put each mass on its true side where doubt has moved its mean across a node.
 
     One that doubt has moved beyond the next node below is dropped: there is nowhere to put it.
     """
-    crossed = np.where(far[1] < node, far[0], 0.0)
-    mass = near[0] + crossed
-    mean = np.where(crossed > 0.0, _quotient(near[0] * near[1] + crossed * far[1], mass), near[1])
-    mass = np.where(mean < _before(node, -np.inf), 0.0, mass)
-    return (mass, mean), (far[0] - crossed, np.where(crossed > 0.0, node, far[1]))
+    crossed = np.where(far.offset < 0.0, far.mass, 0.0)
+    mass = near.mass + crossed
+    offset = _quotient(near.mass * near.offset + crossed * far.offset, mass)
+    mass = np.where(offset < np.append(0.0, -np.expm1(np.minimum(gap, _WIDEST))), 0.0, mass)
+    return Side(mass, offset), Side(far.mass - crossed, np.maximum(far.offset, 0.0))
+
+
+def _pushed(near: Side, far: Side, gap: Array) -> tuple[Side, Side]:
+    """Let a node whose lighter neighbour could not balance it give mass to the heavier one."""
+    mass = near.mass + far.mass
+    surplus = far.mass * far.offset + near.mass * near.offset
+    light_left, light_right = _before(mass) < _LIGHT * mass, _after(mass) < _LIGHT * mass
+    up = np.where((surplus > 0.0) & light_left & ~light_right, _quotient(surplus, far.offset), 0.0)
+    down = np.where((surplus < 0.0) & light_right & ~light_left, _quotient(-surplus, -near.offset), 0.0)
+    up[-1] = down[0] = 0.0
+    wide = np.minimum(gap, _WIDEST)
+    up[:-1][wide < gap] = 0.0
+    arrived_up = np.append(0.0, 1.0 - np.exp(wide) * (1.0 - far.offset[:-1]))
+    arrived_down = np.append(1.0 - np.exp(-gap) * (1.0 - near.offset[1:]), 0.0)
+    near = _joined(Side(near.mass - down, near.offset), Side(_before(up), arrived_up))
+    return near, _joined(Side(far.mass - up, far.offset), Side(_after(down), arrived_down))
+
+
+def _joined(one: Side, other: Side) -> Side:
+    mass = one.mass + other.mass
+    return Side(mass, _quotient(one.mass * one.offset + other.mass * other.offset, mass))
 
 
 def _exchanged(mass: Array, offset: Array, to_right: Array, to_left: Array) -> tuple[Array, Array, Array]:
@@ -149,10 +181,10 @@ def _exchanged(mass: Array, offset: Array, to_right: Array, to_left: Array) -> t
     for _ in range(_ROUNDS):
         from_right = _quotient(own * np.maximum(-offset, 0.0), to_right)
         from_left = _quotient(own * np.maximum(offset, 0.0), to_left)
-        asked = _before(from_right, 0.0) + _after(from_left, 0.0)
+        asked = _before(from_right) + _after(from_left)
         granted = np.minimum(1.0, _quotient(0.9 * mass, asked, 1.0))
-        from_right, from_left = from_right * _after(granted, 0.0), from_left * _before(granted, 0.0)
-        own = mass - _before(from_right, 0.0) - _after(from_left, 0.0)
+        from_right, from_left = from_right * _after(granted), from_left * _before(granted)
+        own = mass - _before(from_right) - _after(from_left)
     return own, from_right, from_left
 
 
@@ -163,12 +195,12 @@ def _within(available: Array, needed: Array) -> Array:
 
 
 def _quotient(a: Array, b: Array, otherwise: float = 0.0) -> Array:
-    return np.divide(a, b, out=np.full_like(a, otherwise), where=(b > 0.0) & np.isfinite(b))
+    return np.divide(a, b, out=np.full_like(a, otherwise), where=b > 0.0)
 
 
-def _after(values: Array, last: float) -> Array:
-    return np.append(values[1:], last)
+def _after(values: Array) -> Array:
+    return np.append(values[1:], 0.0)
 
 
-def _before(values: Array, first: float) -> Array:
-    return np.concatenate(([first], values[:-1]))
+def _before(values: Array) -> Array:
+    return np.concatenate(([0.0], values[:-1]))

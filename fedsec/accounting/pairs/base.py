@@ -30,7 +30,7 @@ class Cells(NamedTuple):
     q: Array
     """Mass of Q."""
     error: Array
-    """Bound on the relative error of either mass."""
+    """Bound on the relative error of either mass, beyond what underflow does (1e-320)."""
     loss: Array
     """Logarithm of the mass of P over the mass of Q: the loss of the cell merged into one atom."""
     loss_error: Array
@@ -45,6 +45,9 @@ class Pair(abc.ABC):
 
     lattice: float | None = None
     """If set, every finite loss is `anchor` plus a whole multiple of this."""
+
+    other_atom: float | None = None
+    """If set, the finite loss of another atom that deserves a node, beside `anchor`."""
 
     @property
     @abc.abstractmethod

@@ -39,15 +39,15 @@ class NormalNoise(Pair):
         """Differences of distribution functions, taken at the smaller tail."""
         with np.errstate(over="ignore"):
             z = np.concatenate(([-np.inf], x / self.shift + 0.5 * self.shift, [np.inf]))
-        q, q_error = _normal_masses(z)
-        p, p_error = _normal_masses(z - self.shift)
+        q, q_error = normal_masses(z)
+        p, p_error = normal_masses(z - self.shift)
         with np.errstate(divide="ignore", invalid="ignore"):
             loss, loss_error = np.log(p / q), p_error + q_error
         far = ~((p > _LEAST) & (q > _LEAST))
         if far.any():
             loss[far], loss_error[far] = _far_loss(z[:-1][far], z[1:][far], self.shift)
         loss_error += ROUNDING * (np.abs(loss) + self.shift**2)
-        known = np.isfinite(loss) & (loss_error < 1.0)
+        known = np.isfinite(loss) & (loss_error < 1.0) & ((p > 0.0) | (q > 0.0))
         loss, loss_error = np.where(known, loss, 0.0), np.where(known, loss_error, np.inf)
         return Cells(p, q, np.maximum(p_error, q_error), loss, loss_error)
 
@@ -65,28 +65,29 @@ class NormalNoise(Pair):
         return np.asarray(self.shift * (z - 0.5 * self.shift))
 
 
-def _normal_masses(z: Array) -> tuple[Array, Array]:
+def normal_masses(z: Array) -> tuple[Array, Array]:
     """Standard normal mass between neighbours of z, and a bound on its relative error."""
     from scipy.special import ndtr
 
-    left = z[1:] + z[:-1] < 0.0
+    left = z[1:] < -z[:-1]
     near, far = np.where(left, z[1:], -z[:-1]), np.where(left, z[:-1], -z[1:])
     most, least = ndtr(near), ndtr(far)
     mass = np.maximum(most - least, 0.0)
     digits = 2.0 + 0.5 * np.minimum(np.abs(near), 40.0) ** 2  # of z^2 / 2, and of ndtr itself
-    error = np.divide(ROUNDING * digits * (most + least), mass, out=np.full_like(mass, 1.0), where=mass > 0.0)
+    error = np.divide(ROUNDING * digits * (most + least), mass, out=np.zeros_like(mass), where=mass > 0.0)
     return mass, np.minimum(error, 1.0)
 
 
 @np.errstate(divide="ignore", invalid="ignore")
 def _far_loss(low: Array, high: Array, shift: float) -> tuple[Array, Array]:
     """Losses of cells whose masses underflow, from logarithms, and bounds on their errors."""
-    p, p_error = _normal_log_mass(low - shift, high - shift)
-    q, q_error = _normal_log_mass(low, high)
+    p, p_error = normal_log_mass(low - shift, high - shift)
+    q, q_error = normal_log_mass(low, high)
     return np.asarray(p - q), np.asarray(p_error + q_error)
 
 
-def _normal_log_mass(low: Array, high: Array) -> tuple[Array, Array]:
+def normal_log_mass(low: Array, high: Array) -> tuple[Array, Array]:
+    """Logarithm of the standard normal mass from low to high, and a bound on its absolute error."""
     from scipy.special import log_ndtr
 
     left = low + high < 0.0
@@ -112,6 +113,11 @@ class LaplaceNoise(Pair):
     def anchor(self) -> float:
         """The atom in which half of Q lies."""
         return -self.shift
+
+    @property
+    def other_atom(self) -> float:  # type: ignore[override]
+        """The atom in which half of P lies."""
+        return self.shift
 
     def cells(self, x: Array) -> Cells:
         """Closed forms: the loss of a cell of the density is the middle of its ends."""
@@ -159,6 +165,12 @@ class Mixture(Pair):
     def anchor(self) -> float:
         """The inner one, seen through the sample."""
         return float(self.loss(np.array([self.inner.anchor]))[0])
+
+    @property
+    def other_atom(self) -> float | None:  # type: ignore[override]
+        """The inner one, seen through the sample."""
+        inner = self.inner.other_atom
+        return None if inner is None else float(self.loss(np.array([inner]))[0])
 
     def loss(self, y: Array) -> Array:
         """Losses of the sampled pair where the inner pair has the losses y; ascending with y."""

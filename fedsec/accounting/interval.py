@@ -1,0 +1,209 @@
+"""From a composition to certified intervals: which bounds to compute, and when they are tight enough.
+
+It stands between `pld` (one bound) and `PLDAccountant`. Every bound ever computed for a composition holds,
+so the best of them all is the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedsec.accounting import gaussian, pld
+from fedsec.accounting.events import Event, NeighboringRelation
+from fedsec.accounting.pairs.base import Pair
+from fedsec.accounting.pairs.noise import NormalNoise
+from fedsec.accounting.pairs.table import dominance
+from fedsec.accounting.tilt import Probe, Steps, Tilt
+
+_FINENESS = 1.0 / 28.0  # of the first lattice, where the tolerance is a thousandth
+_PASSES = 5
+_KEPT = 8  # bounds that later questions may use
+_LEAST_DELTA = 1e-300
+_MU = 1e-15  # relative error of mu
+
+Interval = tuple[float, float]
+
+
+class _Half(Protocol):
+    """Bounds from one side, in one direction."""
+
+    def epsilon(self, delta: float) -> float: ...
+    def delta(self, epsilon: float) -> float: ...
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """Known beforehand: nothing from below, no cost, or no protection."""
+
+    at_epsilon: float
+    at_delta: float
+
+    def epsilon(self, delta: float) -> float:
+        return self.at_epsilon
+
+    def delta(self, epsilon: float) -> float:
+        return self.at_delta
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """Gaussian noise alone."""
+
+    mu: float
+    side: int
+
+    def epsilon(self, delta: float) -> float:
+        return gaussian.epsilon(self.mu * (1.0 + self.side * _MU), delta, self.side)
+
+    def delta(self, epsilon: float) -> float:
+        return gaussian.delta(self.mu * (1.0 + self.side * _MU), epsilon, self.side)
+
+
+class _Refined:
+    """Bounds on lattices, as many as were asked for."""
+
+    def __init__(self, steps: Steps, side: int, sign: int) -> None:
+        self.steps, self.side, self.sign = steps, side, sign
+        self.bounds: list[pld.ManyRuns] = []
+
+    def epsilon(self, delta: float) -> float:
+        found = [bound.epsilon(delta) for bound in self.bounds]
+        return min(found, default=math.inf) if self.side > 0 else max(found, default=0.0)
+
+    def delta(self, epsilon: float) -> float:
+        found = [bound.delta(epsilon) for bound in self.bounds]
+        return min(found, default=1.0) if self.side > 0 else max(found, default=0.0)
+
+    def probe(self, delta: float) -> Probe:
+        """A coarse view for choosing a tilt."""
+        return Probe(self.steps, self.sign, self.tail(delta))
+
+    def tail(self, delta: float) -> float:
+        """What one run may leave out."""
+        return 1e-6 * max(delta, _LEAST_DELTA) / sum(count for _, count in self.steps)
+
+    def refine(self, tilt: Tilt, fineness: float, delta: float) -> None:
+        """Compute one more bound."""
+        bound = pld.many_runs(self.steps, self.side, self.sign, tilt, fineness, self.tail(delta))
+        self.bounds = [*self.bounds, bound][-_KEPT:]
+
+
+def _half(steps: Steps | None, side: int, sign: int) -> _Half:
+    """The simplest exact form, or one that can be refined."""
+    if steps is None:
+        return _Constant(0.0, 0.0)
+    steps = _collapsed(steps)
+    if not steps:
+        return _Constant(0.0, 0.0)
+    pair, count = steps[0]
+    if len(steps) == 1 and isinstance(pair, NormalNoise):
+        return _Normal(pair.shift * math.sqrt(count), side)
+    if len(steps) == 1 and count == 1:
+        return pld.OneRun(pair, side, sign)
+    return _Refined(steps, side, sign)
+
+
+def _collapsed(steps: Steps) -> Steps:
+    """Gather unsampled Gaussian noise of any mix into one run."""
+    normal = [(pair.shift, count) for pair, count in steps if isinstance(pair, NormalNoise)]
+    if not normal:
+        return steps
+    mu = math.sqrt(math.fsum(count * shift**2 for shift, count in normal))
+    return [*(step for step in steps if not isinstance(step[0], NormalNoise)), (NormalNoise(mu), 1)]
+
+
+_Aim = Callable[[_Refined], tuple[Tilt, float]]
+
+
+class Curve:
+    """The bounds of one composition, and what was computed on the way."""
+
+    def __init__(self, counts: Mapping[Event, int], relation: NeighboringRelation, tolerance: float) -> None:
+        self._tolerance = tolerance
+        known = [(dominance(event, relation), count) for event, count in counts.items()]
+        self._lost = any(found is None for found, _ in known)
+        found = [(each, count) for each, count in known if each is not None]
+        above: list[tuple[Pair, int]] = [(each.above, count) for each, count in found]
+        below = [(each.below, count) for each, count in found]
+        attained = [(pair, count) for pair, count in below if pair is not None]
+        signs = (1,) if all(each.symmetric for each, _ in found) else (1, -1)
+        self._halves = {
+            sign: (_half(attained if len(attained) == len(below) else None, -1, sign), _half(above, 1, sign))
+            for sign in signs
+        }
+        self._fineness = _FINENESS * math.sqrt(min(tolerance / 1e-3, 4.0))
+
+    def epsilon_interval(self, delta: float) -> Interval:
+        """Bounds on the least epsilon that belongs to delta."""
+        if self._lost:
+            return math.inf, math.inf
+
+        def aim(half: _Refined) -> tuple[Tilt, float]:
+            return self._tilt_for_delta(half, delta), delta
+
+        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance)
+
+    def delta_interval(self, epsilon: float) -> Interval:
+        """Bounds on the least delta that belongs to epsilon."""
+        if self._lost:
+            return 1.0, 1.0
+
+        def aim(half: _Refined) -> tuple[Tilt, float]:
+            tilt = half.probe(_LEAST_DELTA).for_epsilon(epsilon)
+            delta = 1e-3 * math.exp(min(tilt.bound, 0.0))
+            return half.probe(delta).for_epsilon(epsilon), delta
+
+        return self._narrowed(lambda half: half.delta(epsilon), aim, 10.0 * self._tolerance)
+
+    def _tilt_for_delta(self, half: _Refined, delta: float) -> Tilt:
+        """The tilt at about the right epsilon: where Rényi bounds are loose, theirs is far too large."""
+        probe = half.probe(delta)
+        rough = _Refined(half.steps, 1, half.sign)
+        rough.refine(probe.for_delta(delta), 8.0 * _FINENESS, delta)
+        epsilon = rough.epsilon(delta)
+        return probe.for_epsilon(epsilon) if 0.0 < epsilon < math.inf else probe.for_delta(delta)
+
+    def _narrowed(self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float) -> Interval:
+        """Refine the direction that costs most until the interval is narrow, or refining does not help."""
+        searches = {
+            sign: _Search(low, high, aim, self._fineness) for sign, (low, high) in self._halves.items()
+        }
+        while True:
+            intervals = {sign: (answer(low), answer(high)) for sign, (low, high) in self._halves.items()}
+            low, high = _worse(intervals.values())
+            sign = max(intervals, key=lambda sign: intervals[sign][1])
+            if high <= low * (1.0 + tolerance) or not searches[sign].go_on(intervals[sign], tolerance):
+                return low, max(low, high)
+
+
+class _Search:
+    """Refinement of one direction for one question."""
+
+    def __init__(self, low: _Half, high: _Half, aim: _Aim, fineness: float) -> None:
+        self._halves = [half for half in (low, high) if isinstance(half, _Refined)]
+        self._aim, self._fineness = aim, fineness
+        self._aims: list[tuple[Tilt, float]] = []
+        self._width, self._passes = math.inf, _PASSES
+
+    def go_on(self, interval: Interval, tolerance: float) -> bool:
+        """Compute finer bounds; False if there is nothing to be gained."""
+        width = (interval[1] - interval[0]) / interval[1]
+        if not self._halves or self._passes == 0 or width > 0.9 * self._width:
+            return False
+        if not self._aims:
+            self._aims = [self._aim(half) for half in self._halves]
+        else:
+            self._fineness /= max(1.5, min(1.1 * math.pow(width / tolerance, 0.5), 8.0))
+        for half, (tilt, delta) in zip(self._halves, self._aims, strict=True):
+            half.refine(tilt, self._fineness, delta)
+        self._width, self._passes = width if self._passes < _PASSES else math.inf, self._passes - 1
+        return True
+
+
+def _worse(bounds: Iterable[Interval]) -> Interval:
+    """The larger of the lower and the larger of the upper bounds."""
+    lows, highs = zip(*bounds, strict=True)
+    return max(lows), max(highs)

@@ -1,0 +1,293 @@
+"""Laws of losses on a lattice: tilted, composed by FFT, and moved to coarser lattices on the way.
+
+With a tilt theta >= 0, T(l) = e^(theta l - M) F(l) is a law where F is the first law of a direction and M
+the logarithm of the total. Tilted laws compose by convolution, centred where the answer lies, so that a
+small delta is known to as many digits as a large one. A law of many runs is much wider than that of one,
+so a composition goes up in stages: some thousand runs on a fine lattice, then the result moves to a
+coarser one (rounded above or below the truth, as `rounding` does) and is composed again. What the FFT wraps
+around, what lies outside its window (Chernoff) and what floating-point arithmetic may have lost is
+charged in `Law.error` and `Law.noise`; `docs/accounting.md` has the proofs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedsec.accounting.grid import Grid, Index
+from fedsec.accounting.numbers import UNIT, Array
+from fedsec.accounting.rounding import Atoms, Side, merged, right_share
+
+OUTSIDE = 1e-10  # what windows may miss on either side, all in all, in the tilted law
+_MOST_POINTS = 2**16  # of one transform, if it can be helped
+_MOST_HELD = 2**20  # of one transform that must hold a few runs of a law
+COARSER = 8.0
+_LEAST_BATCH = 4  # runs that one stage takes at least
+_EXPONENTS: Array = np.geomspace(2e-3, 64.0, 31, dtype=np.float64)  # of Chernoff bounds, in 1/deviations
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """A tilted law at the losses origin + h index, with what may be wrong about it."""
+
+    origin: float
+    h: float
+    index: Index
+    mass: Array
+    scale: float
+    """M, the logarithm of the total before it was normalised."""
+    relative: float
+    """Bound on the relative error of each mass times e^scale: rounding that compositions multiply."""
+    error: float
+    """Bound on the l1 distance of `mass` from what it should be at least (or at most), on top of that."""
+    noise: float
+    """Bound on the Euclidean norm of the round-off of a transform, on top of both."""
+    points: int
+    """How many lattice points the round-off is spread over."""
+
+    @property
+    def x(self) -> Array:
+        """Losses of the atoms."""
+        return np.asarray(self.origin + self.h * self.index, dtype=np.float64)
+
+    @property
+    def l1(self) -> float:
+        """All that may be wrong, as l1 distance."""
+        return self.error + self.noise * math.sqrt(self.points)
+
+    def deviation(self) -> float:
+        """Standard deviation, up to rounding."""
+        index = self.index.astype(np.float64)
+        index -= float(self.mass @ index)
+        return self.h * math.sqrt(max(float(self.mass @ (index * index)), 0.0))
+
+
+Runs = Sequence[tuple[Law, int]]
+
+
+def tilted(grid: Grid, atoms: Atoms, theta: float) -> Law:
+    """Tilt masses of the first law at the nodes of a grid."""
+    kept = atoms.mass > 0.0
+    x, mass, index = grid.x[kept], atoms.mass[kept], grid.index[kept]
+    if not mass.size:
+        return Law(grid.origin, grid.h, np.zeros(1, np.int64), np.ones(1), -math.inf, 0.0, 0.0, 0.0, 1)
+    top = max(0.0, float((theta * x).max()) - 600.0)
+    weight = mass * np.exp(theta * x - top)
+    total = float(weight.sum())
+    scale = math.log(total) + top
+    if theta * np.abs(x).max() < 600.0:  # full relative accuracy near 0
+        scale = math.log1p(float(mass @ np.expm1(theta * x)) + (math.fsum(mass) - 1.0))
+    weight /= total
+    kept = weight > 0.0
+    weight, x, index = weight[kept], x[kept], index[kept]
+    relative = 16.0 * UNIT * (1.0 + abs(scale) + float(np.abs(theta * x).max()))
+    return _centred(Law(grid.origin, grid.h, index, weight, scale, relative, 0.0, 0.0, 1))
+
+
+def _centred(law: Law) -> Law:
+    """Put the lattice's zero next to the mean."""
+    mean = round(float(law.mass @ law.index))
+    return replace(law, origin=law.origin + law.h * mean, index=law.index - mean)
+
+
+def moved(law: Law, h: float, theta: float, side: int) -> Law:
+    """Move a law to a lattice of step h: above the truth (+1) by spreading, below (-1) by merging."""
+    if h == law.h:
+        return law
+    position = law.index * (law.h / h)
+    node = np.floor(position)
+    offset = np.clip((position - node) * h + side * 4.0 * UNIT * h * np.abs(position), 0.0, h)
+    first = int(node.min())
+    place = (node - first).astype(np.int64)
+    size = int(place.max()) + 2
+    rounded = _spread if side > 0 else _gathered
+    mass = rounded(law.mass, place, offset, size, h, theta)
+    total = float(mass.sum())
+    index = np.arange(first, first + size)[mass > 0.0]
+    mass = mass[mass > 0.0] / total
+    relative = law.relative + 32.0 * UNIT * (1.0 + theta * h)
+    scale = law.scale + math.log(total)
+    return _centred(Law(law.origin, h, index, mass, scale, relative, law.l1 / total, 0.0, 1))
+
+
+def _spread(mass: Array, place: Index, offset: Array, size: int, h: float, theta: float) -> Array:
+    """Share every atom among the two nodes around it, its mean kept."""
+    right = right_share(offset, h)
+    left = np.bincount(place, mass * np.exp(-theta * offset) * (1.0 - right), size)
+    return np.asarray(left + np.bincount(place + 1, mass * np.exp(theta * (h - offset)) * right, size))
+
+
+def _gathered(mass: Array, place: Index, offset: Array, size: int, h: float, theta: float) -> Array:
+    """Merge the atoms around each node, in the first law itself, as far as doubles reach from the mean."""
+    upper = offset >= 0.5 * h
+    node = place + upper
+    offset = offset - h * upper
+    middle = float(mass @ place)
+    reach = np.abs(node - middle) * (theta * h) < 600.0
+    first = np.where(reach, mass * np.exp(-theta * (np.where(reach, (node - middle) * h, 0.0) + offset)), 0.0)
+    near, far = (_side(node[part], first[part], offset[part], size) for part in (upper, ~upper))
+    atoms = merged(near, far, np.full(size - 1, h))
+    exponent = np.minimum(theta * h * (np.arange(size) - middle), 600.0)
+    return np.asarray(atoms * np.exp(exponent) * (np.abs(exponent) < 600.0))
+
+
+def _side(node: Index, mass: Array, offset: Array, size: int) -> Side:
+    """Gather masses of the first law at nodes, with their mean offset."""
+    held = np.bincount(node, mass, size).astype(np.float64)
+    level = np.bincount(node, mass * -np.expm1(-offset), size)
+    return Side(held, np.divide(level, held, out=np.zeros_like(held), where=held > 0.0))
+
+
+def composed(laws: Runs, h: float, theta: float, side: int, fineness: float) -> Law:
+    """Compose laws, each with its count; where there are several they meet on a lattice of step h."""
+    done = [_powered(law, count, theta, side, fineness) for law, count in laws]
+    if len(done) == 1:
+        return done[0]
+    return _convolved([(moved(law, h, theta, side), 1) for law in done], OUTSIDE)
+
+
+def _powered(law: Law, count: int, theta: float, side: int, fineness: float) -> Law:
+    """Compose one law with itself, in stages as long as one transform would not hold it.
+
+    Merging pays where many atoms meet in a cell: a lattice becomes coarser by `COARSER` at least.
+    """
+    rest: list[Law] = []
+    while count > 1 or rest:
+        runs = [(law, count), *((part, 1) for part in rest)]
+        width = _width(runs)
+        if width <= _MOST_POINTS or count == 1:
+            return _convolved(runs, OUTSIDE)
+        batches = min(math.ceil(count / COARSER**2), math.ceil(1.2 * (width / _MOST_POINTS) ** 2))
+        if batches == 1:
+            return _convolved(runs, OUTSIDE)
+        size, left = divmod(count, batches)
+        stage, *more = _convolutions(law, (size, left) if left else (size,), OUTSIDE / (batches + 1))
+        h = fineness * stage.deviation()
+        h = max(h, COARSER * law.h)
+        law, *rest = (moved(part, h, theta, side) for part in (stage, *more, *rest))
+        count = batches
+    return law
+
+
+def trimmed(law: Law, lost: float) -> Law:
+    """Cut off what has less than `lost` on either side."""
+    below, above = np.cumsum(law.mass), np.cumsum(law.mass[::-1])[::-1]
+    kept = (below > lost) & (above > lost)
+    return replace(law, index=law.index[kept], mass=law.mass[kept], error=law.error + 2.0 * lost)
+
+
+def excess(law: Law) -> float:
+    """By how much a law is too wide for a few runs to fit into the largest transform."""
+    return int(law.index[-1] - law.index[0]) * _LEAST_BATCH / _MOST_HELD
+
+
+def _convolutions(law: Law, counts: Sequence[int], lost: float) -> list[Law]:
+    return [law if count == 1 else _convolved([(law, count)], lost) for count in counts]
+
+
+def _width(runs: Runs) -> int:
+    first, last = _window(runs, OUTSIDE)
+    return last - first
+
+
+def _window(runs: Runs, lost: float) -> tuple[int, int]:
+    """First and last index between which a composition lies, but for `lost` on either side (Chernoff)."""
+    parts = [(law.mass, law.index.astype(np.float64), law.relative, count) for law, count in runs]
+    variance = sum(count * float(mass @ index**2) for mass, index, _, count in parts)
+    exponents: Array = _EXPONENTS / max(math.sqrt(variance), 1.0)
+    ends = []
+    for sign in (1.0, -1.0):
+        total = sum(
+            count * (cumulant(sign * exponents, index, mass) + error) for mass, index, error, count in parts
+        )
+        most = sum(count * float((sign * index).max()) for _, index, _, count in parts)
+        ends.append(min(float(np.min((total - math.log(lost)) / exponents)), most))
+    return -math.ceil(ends[1]) - 1, math.ceil(ends[0]) + 1
+
+
+def cumulant(theta: Array, loss: Array, mass: Array) -> Array:
+    """Logarithm of E[e^(theta loss)] for masses that sum to 1, to full relative accuracy near 0."""
+    exponent = np.multiply.outer(theta, loss)
+    top = exponent.max(axis=1)
+    near = top < 600.0
+    total = np.log1p(np.expm1(np.where(near[:, None], exponent, 0.0)) @ mass)
+    if not near.all():
+        with np.errstate(divide="ignore"):
+            far = exponent[~near] + np.log(mass)
+        peak = far.max(axis=1)
+        total[~near] = peak + np.log(np.exp(far - peak[:, None]).sum(axis=1))
+    return np.asarray(total)
+
+
+def _convolved(runs: Runs, lost: float) -> Law:
+    """One FFT a law, its logarithm times the count, and one FFT back."""
+    from scipy import fft
+
+    first, last = _window(runs, lost)
+    size = int(fft.next_fast_len(max(last - first + 1, 16), real=True))
+    unit = 8.0 * UNIT * math.log2(size)
+    factors = [_Factor(law, count, size, unit) for law, count in runs]
+    log_size = sum((factor.log_size for factor in factors), np.zeros(size // 2 + 1))
+    angle = sum((factor.angle for factor in factors), np.zeros(size // 2 + 1))
+    magnitude = np.exp(log_size)
+    mass = np.roll(np.maximum(fft.irfft(magnitude * np.exp(1j * angle), size), 0.0), -first)
+    phase = 8.0 * UNIT * (1.0 + sum(factor.spread for factor in factors)) * magnitude
+    noise = (
+        unit * _norm(magnitude, size) + _norm(phase, size) + sum(factor.noise(log_size) for factor in factors)
+    )
+    return Law(
+        origin=math.fsum(count * law.origin for law, count in runs),
+        h=runs[0][0].h,
+        index=np.arange(first, first + size),
+        mass=mass,
+        scale=math.fsum(count * law.scale for law, count in runs),
+        relative=sum(count * law.relative for law, count in runs),
+        error=2.0 * lost + sum(count * law.l1 for law, count in runs),
+        noise=noise,
+        points=size,
+    )
+
+
+def _norm(transform: Array, size: int) -> float:
+    """Euclidean norm of the law whose real transform has these absolute values, or less."""
+    return math.sqrt(2.0 * float(transform @ transform) / size)
+
+
+class _Factor:
+    """The transform of one law to the power of its count, as logarithm, and what its round-off may do.
+
+    Of a narrow law the transform of the law minus its unit is taken, of others that of the law: whichever
+    is smaller errs less.
+    """
+
+    def __init__(self, law: Law, count: int, size: int, unit: float) -> None:
+        from scipy import fft
+
+        f = np.bincount(law.index % size, weights=law.mass, minlength=size)
+        narrow = f[0] > 0.5
+        if narrow:
+            f[0] -= f.sum()
+        w = fft.rfft(f)
+        if narrow:
+            w += 1.0
+        with np.errstate(divide="ignore"):
+            size_of_one = np.maximum(np.minimum(np.log(np.abs(w)), 0.0), -1e3)
+        self._count, self._size, self._of_one = count, size, size_of_one
+        self._angle_of_one = np.arctan2(w.imag, w.real)
+        self.log_size, self.angle = count * size_of_one, count * self._angle_of_one
+        self.spread = count * (np.abs(self._angle_of_one) - size_of_one)
+        self._error = tuple(unit * float(norm) + 4.0 * UNIT for norm in (np.abs(f).sum(), np.linalg.norm(f)))
+
+    def noise(self, log_size: Array) -> float:
+        """Bound the Euclidean norm that errors of the transform leave in the composition.
+
+        An error e of the transform phi becomes count e (|phi| + |e|)^(count - 1) times the other factors;
+        each e is at most a multiple of the l1 norm, and all together of the Euclidean norm, of the law.
+        """
+        each, together = self._error
+        others = log_size - self.log_size
+        raised = (self._count - 1) * np.minimum(np.log(np.exp(self._of_one) + each), 0.0)
+        return self._count * min(each * _norm(np.exp(others + raised), self._size), together)
