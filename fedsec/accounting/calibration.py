@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedsec import _checks
-from fedsec.accounting.accountant import RDPAccountant
 from fedsec.accounting.events import (
     MAX_COUNT,
     Event,
@@ -22,6 +21,7 @@ from fedsec.accounting.events import (
     check_relation,
     leaves,
 )
+from fedsec.accounting.pld_accountant import PLDAccountant
 from fedsec.accounting.search import Search
 from fedsec.errors import CalibrationError, InvalidTypeError
 
@@ -40,7 +40,7 @@ def calibrate_noise_multiplier(
     target_epsilon: float,
     target_delta: float,
     neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
-    accountant: Callable[..., _Accountant] = RDPAccountant,
+    accountant: Callable[..., _Accountant] = PLDAccountant,
 ) -> float:
     """Return the least noise multiplier whose epsilon does not exceed the target.
 
@@ -91,7 +91,7 @@ def calibrate_steps(
     target_epsilon: float,
     target_delta: float,
     neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
-    accountant: Callable[..., _Accountant] = RDPAccountant,
+    accountant: Callable[..., _Accountant] = PLDAccountant,
 ) -> int:
     """Return the largest number of runs of an event whose epsilon does not exceed the target.
 
@@ -130,7 +130,7 @@ def calibrate_sampling_probability(
     target_epsilon: float,
     target_delta: float,
     neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
-    accountant: Callable[..., _Accountant] = RDPAccountant,
+    accountant: Callable[..., _Accountant] = PLDAccountant,
 ) -> float:
     """Return the largest sampling probability whose epsilon does not exceed the target.
 
@@ -168,7 +168,7 @@ def calibrate_batch_size(
     target_epsilon: float,
     target_delta: float,
     neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
-    accountant: Callable[..., _Accountant] = RDPAccountant,
+    accountant: Callable[..., _Accountant] = PLDAccountant,
 ) -> int:
     """Return the largest batch size whose epsilon does not exceed the target.
 

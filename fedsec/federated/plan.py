@@ -234,6 +234,7 @@ def _calibrated(settings: Settings) -> float:
         target_epsilon=_given(settings.target_epsilon),
         target_delta=_given(settings.target_delta),
         neighboring_relation=settings.relation,
+        accountant=accounting.RDPAccountant,
     )
 
 
