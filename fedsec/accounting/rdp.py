@@ -34,11 +34,13 @@ from fedsec.accounting.events import (
     NeighboringRelation,
     NonPrivate,
     PoissonSampled,
+    RandomAllocation,
     SampledWithoutReplacement,
     Skellam,
 )
 from fedsec.accounting.integer_noise import IntegerNoise
-from fedsec.accounting.numbers import Array
+from fedsec.accounting.numbers import ROUNDING, Array
+from fedsec.accounting.pairs.atoms import Atoms
 from fedsec.accounting.pairs.base import Pair
 from fedsec.accounting.pairs.table import dominance, flattened, shift
 
@@ -131,6 +133,24 @@ def _without_replacement(
     return rdp_sampled.fixed_size(q, mu, beta)
 
 
+@cumulant.register
+def _random_allocation(event: RandomAllocation, beta: Array, relation: NeighboringRelation) -> Array:
+    """What the pair leaves out of both laws, w at most, adds sqrt(w A_(2 alpha - 1)) to A (Cauchy, Schwarz).
+
+    There A belongs to the selected steps when they are known, which is a bound itself.
+    """
+    known = dominance(event, relation)
+    if known is None:
+        return np.full_like(beta, np.inf)
+    told: Array = event.num_selected * cumulant(event.event, beta, relation)
+    if not isinstance(known.above, Atoms):
+        return told
+    twice = event.num_selected * cumulant(event.event, 2.0 * beta, relation)
+    with np.errstate(divide="ignore"):
+        left_out = 0.5 * (np.log(max(known.above.infinite)) + twice)
+    return np.asarray(np.minimum(told, np.logaddexp(_finite(known.above, beta), left_out)))
+
+
 def _gaussian_mu(event: Event, relation: NeighboringRelation) -> float | None:
     """The mu of noise that is Gaussian-DP, or None."""
     if isinstance(event, Gaussian):
@@ -141,29 +161,41 @@ def _gaussian_mu(event: Event, relation: NeighboringRelation) -> float | None:
 def _priced(event: Event, beta: Array, relation: NeighboringRelation) -> Array:
     """The larger cumulant of both directions of the dominating pair."""
     known = dominance(event, relation)
-    if known is None:
+    if known is None or max(known.above.infinite) > 0.0:
         return np.full_like(beta, np.inf)
-    nodes = _spread(known.above)
-    forward = _of_nodes(nodes, beta)
-    return forward if known.symmetric else np.maximum(forward, _of_nodes(nodes.mirrored(), beta))
+    return _finite(known.above, beta)
+
+
+def _finite(pair: Pair, beta: Array) -> Array:
+    """The larger cumulant of both directions of a pair, without its infinite losses."""
+    nodes = _nodes(pair)
+    return np.maximum(_of_nodes(nodes, beta), _of_nodes(nodes.mirrored(), beta))
 
 
 class _Nodes(NamedTuple):
-    """Masses at losses x, and at infinity; for losses above 0 those of P count, below 0 those of Q."""
+    """Masses at losses x; for losses above 0 those of P count, below 0 those of Q."""
 
     x: Array
     p: Array
     q: Array
-    infinite: tuple[float, float]
 
     def mirrored(self) -> _Nodes:
         """The other direction."""
-        return _Nodes(-self.x, self.q, self.p, self.infinite[::-1])
+        return _Nodes(-self.x, self.q, self.p)
 
 
 @lru_cache(maxsize=16)
+def _nodes(pair: Pair) -> _Nodes:
+    """Atoms as they are, and any other bounded losses spread; P's and Q's masses are kept, or rounded up."""
+    if isinstance(pair, Atoms):
+        x = pair.loss + np.copysign(pair.loss_error + ROUNDING * np.abs(pair.loss), pair.loss)
+        heavier = (1.0 + pair.error) * (1.0 + ROUNDING * (2.0 + np.abs(np.minimum(pair.log_p, pair.log_q))))
+        return _Nodes(x, np.exp(pair.log_p) * heavier, np.exp(pair.log_q) * heavier)
+    return _spread(pair)
+
+
 def _spread(pair: Pair) -> _Nodes:
-    """Spread the masses of a pair with bounded losses over nodes, P's and Q's mass kept and rounded up."""
+    """Share the mass of each cell between fine nodes with P's and Q's mass kept."""
     sketch = pair.sketch()
     inner = np.linspace(sketch[:-1], sketch[1:], _SUBDIVISIONS, endpoint=False, axis=1).ravel()
     ends = np.array(pair.range(0.0)) + np.array([-1e-12, 1e-12]) * np.abs(pair.range(0.0))
@@ -177,13 +209,11 @@ def _spread(pair: Pair) -> _Nodes:
         heavy = mass * (1.0 + error)
         at_left = np.append(heavy * np.where(known, 1.0 - share, 1.0), 0.0)
         masses.append(at_left + np.insert(heavy * share, 0, 0.0))
-    return _Nodes(x, masses[0], masses[1], pair.infinite)
+    return _Nodes(x, *masses)
 
 
 def _of_nodes(nodes: _Nodes, beta: Array) -> Array:
     """Cumulants of the first law against the second: a sum of (*) over nodes."""
-    if nodes.infinite[0] > 0.0:
-        return np.full_like(beta, np.inf)
     exponent, factor = rdp_sampled.terms(nodes.x, beta[:, None])
     with np.errstate(divide="ignore"):
         weight = np.where(nodes.x > 0.0, np.log(nodes.p) - nodes.x, np.log(nodes.q))

@@ -1,5 +1,7 @@
 """Prices of single mechanisms against mpmath: the densities themselves, and the binomial sum."""
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -7,13 +9,19 @@ from reference import rdp_mpmath
 
 from fedsec import accounting
 from fedsec.accounting import (
+    ApproximateDP,
+    DiscreteGaussian,
+    DiscreteLaplace,
     Gaussian,
     Laplace,
     NeighboringRelation,
     NonPrivate,
     PoissonSampled,
+    RandomAllocation,
+    RandomizedResponse,
     Repeated,
     SampledWithoutReplacement,
+    Skellam,
 )
 from fedsec.accounting.rdp import cumulant
 from fedsec.errors import UnsupportedError
@@ -193,3 +201,164 @@ def test_what_has_no_analysis_is_refused_by_name(event, relation, words):
 def test_non_private_costs_everything():
     assert np.all(price(NonPrivate(), [1.5, 8]) == np.inf)
     assert np.all(price(PoissonSampled(NonPrivate(), 1e-9), [1.5, 8]) == np.inf)
+
+
+def normals(z, q, t):
+    """Logarithm of (1 - q) N(0, 1) + q N(t, 1), up to a constant, for noise of unit deviation."""
+    return np.logaddexp(math.log1p(-q) - 0.5 * z * z, math.log(q) - 0.5 * (z - t) ** 2)
+
+
+def excess(log_p, log_q, alpha):
+    """E_Q[f] with f = R^alpha - 1 - alpha (R - 1), by a plain sum over a fine grid of unit weights."""
+    ratio = np.exp(log_p - log_q)
+    return (
+        np.exp(alpha * log_p - (alpha - 1.0) * log_q).sum()
+        - (np.exp(log_q) * (1.0 + alpha * (ratio - 1.0))).sum()
+    )
+
+
+@pytest.mark.parametrize(
+    ("q", "t", "alpha"),
+    [
+        (0.05, 1.0, 1.5),
+        (0.01, 1.0, 8.0),
+        (0.5, 1.0, 2.0),
+        (0.9, 3.0, 2.5),
+        (0.3, 6.0, 1.7),
+        (0.1, 0.02, 500.0),
+    ],
+)
+def test_a_replaced_unit_in_a_poisson_sample(q, t, alpha):
+    z = np.linspace(-t - 12.0, 2 * alpha * t + 12.0, 400_001)
+    log_step = math.log(z[1] - z[0]) - 0.5 * math.log(2 * math.pi)
+    moment = excess(normals(z, q, t) + log_step, normals(z, q, -t) + log_step, alpha)
+    got = price(PoissonSampled(Gaussian(1.0 / t), q), [alpha], ONE)[0] * (alpha - 1.0)
+    assert got == pytest.approx(math.log1p(moment), rel=1e-9)
+
+
+@pytest.mark.parametrize(("q", "t"), [(0.01, 25.0), (0.3, 30.0), (1e-6, 300.0)])
+def test_a_replaced_unit_under_tiny_noise_is_bounded(q, t):
+    """Both bounds are above the cost of removal, and below that of an unsampled replacement."""
+    orders = [1.01, 2.0, 30.0]
+    got = price(PoissonSampled(Gaussian(1.0 / t), q), orders, ONE)
+    assert np.all(got >= price(PoissonSampled(Gaussian(1.0 / t), q), orders))
+    assert np.all(got <= price(Gaussian(1.0 / t), orders, ONE))
+
+
+@pytest.mark.parametrize(
+    ("q", "t", "alpha"),
+    [
+        (0.05, 1.0, 1.5),
+        (0.01, 2.0, 8.0),
+        (0.5, 1.0, 2.0),
+        (0.9, 3.0, 2.5),
+        (0.3, 6.0, 1.7),
+        (0.1, 0.02, 500.0),
+    ],
+)
+def test_a_sample_of_fixed_size(q, t, alpha):
+    """Positive losses of (M, Q), negative ones of (Q, M): both halves by Simpson-like sums from t / 2 on."""
+    z = np.linspace(0.5 * t, 0.5 * t + 2 * alpha * t + 12.0, 400_001)
+    log_weight = np.full(z.size, math.log(z[1] - z[0]) - 0.5 * math.log(2 * math.pi))
+    log_weight[0] -= math.log(2.0)
+    log_m, log_q = normals(z, q, t) + log_weight, -0.5 * z * z + log_weight
+    moment = excess(log_m, log_q, alpha) + excess(log_q, log_m, alpha)
+    event = SampledWithoutReplacement(Gaussian(2.0 / t), 1000, round(1000 * q))
+    got = price(event, [alpha], ONE)[0] * (alpha - 1.0)
+    assert math.log1p(moment) * (1 - 1e-8) <= got <= math.log1p(moment) * (1 + 1e-6)
+
+
+def test_a_sample_of_fixed_size_under_tiny_noise_is_bounded():
+    event = SampledWithoutReplacement(Gaussian(0.05), 1000, 10)
+    one_sided = price(PoissonSampled(Gaussian(0.025), 0.01), [1.01, 2.0, 30.0])
+    got = price(event, [1.01, 2.0, 30.0], ONE)
+    assert np.all((got >= one_sided) & (got <= one_sided * 1.01))
+
+
+def atoms_of(event):
+    """Masses of Q of the mechanisms that have finitely many losses; those of P are the mirror image."""
+    if isinstance(event, RandomizedResponse):
+        e = mpmath.exp(mpmath.mpf(event.epsilon))
+        return [e / (1 + e), 1 / (1 + e)]
+    r = mpmath.exp(-1 / mpmath.mpf(event.scale))
+    inner = [(1 - r) / (1 + r) * r**k for k in range(1, event.sensitivity)]
+    return [1 / (1 + r), *inner, r**event.sensitivity / (1 + r)]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [RandomizedResponse(0.01), RandomizedResponse(40.0), DiscreteLaplace(3.0, 2), DiscreteLaplace(40.0, 99)],
+)
+@pytest.mark.parametrize("q", [1.0, 0.3, 1e-4])
+@pytest.mark.parametrize("order", [1.0001, 4.0, 3000.0])
+def test_finitely_many_losses(event, q, order):
+    with mpmath.workdps(60):
+        second, alpha = atoms_of(event), mpmath.mpf(order)
+        first = [
+            (1 - mpmath.mpf(q)) * a + mpmath.mpf(q) * b for a, b in zip(second, second[::-1], strict=True)
+        ]
+        moments = [
+            mpmath.fsum(b * (a / b) ** alpha for a, b in zip(*laws, strict=True))
+            for laws in ((first, second), (second, first))
+        ]
+        truth = mpmath.log(max(moments)) / (alpha - 1)
+        sampled = PoissonSampled(event, q) if q < 1.0 else event
+        assert -1e-12 < float(price(sampled, [order])[0] / truth - 1) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 20.0])
+@pytest.mark.parametrize("q", [1e-4, 0.5])
+@pytest.mark.parametrize("order", [1.001, 4.0, 400.0])
+def test_sampled_laplace(scale, q, order):
+    """Both directions by quadrature of the density between its two atoms."""
+    with mpmath.workdps(30):
+        s, prob, alpha = 1 / mpmath.mpf(scale), mpmath.mpf(q), mpmath.mpf(order)
+
+        def moment(power):
+            ratio = lambda x: 1 - prob + prob * mpmath.exp(2 * x - s)  # noqa: E731
+            ends = ratio(0) ** power / 2 + ratio(s) ** power * mpmath.exp(-s) / 2
+            between = lambda x: mpmath.exp(-x) / 2 * ratio(x) ** power  # noqa: E731
+            return ends + mpmath.quad(between, mpmath.linspace(0, s, 9))
+
+        truth = mpmath.log(max(moment(alpha), moment(1 - alpha))) / (alpha - 1)
+        got = price(PoissonSampled(Laplace(scale), q), [order])[0]
+        assert -1e-12 < float(got / truth - 1) < 1e-5
+
+
+def test_integer_noise_costs_at_least_gaussian_noise_and_hardly_more():
+    orders = [1.5, 4, 32]
+    gaussian = price(Gaussian(10.0), orders)
+    for event in (DiscreteGaussian(10.0, 1), Skellam(100.0, 1, dimension=3)):
+        assert np.all(price(event, orders) >= gaussian)
+        assert np.all(price(event, orders) <= gaussian * 1.02)
+    sampled = price(PoissonSampled(DiscreteGaussian(10.0, 1), 0.1), orders)
+    exact = price(PoissonSampled(Gaussian(10.0), 0.1), orders)
+    assert np.all((sampled >= exact) & (sampled <= exact * 1.01))
+
+
+def test_a_guarantee_with_delta_has_no_finite_divergence():
+    assert np.all(price(ApproximateDP(1.0, 1e-9), [1.5, 8]) == np.inf)
+    assert np.array_equal(price(ApproximateDP(1.0, 0.0), [1.5, 8]), price(RandomizedResponse(1.0), [1.5, 8]))
+
+
+@pytest.mark.parametrize("steps", [2, 5, 60])
+def test_random_allocation_at_order_two(steps):
+    """A_2 of the mean of t independent ratios is 1 + (A_2 - 1) / t; the other direction is summed up."""
+    truth = math.log1p(math.expm1(1.0) / steps)
+    got = price(RandomAllocation(Gaussian(1.0), steps), [2.0])[0]
+    assert truth * (1 - 1e-12) <= got <= truth * 1.01
+    high = 1.0 / (1.0 + math.e)  # how often Q's ratio is e
+    ratios = [(k * math.e + (steps - k) / math.e) / steps for k in range(steps + 1)]
+    masses = [math.comb(steps, k) * high**k * (1.0 - high) ** (steps - k) for k in range(steps + 1)]
+    moments = [sum(m * r**power for m, r in zip(masses, ratios, strict=True)) for power in (2, -1)]
+    got = price(RandomAllocation(RandomizedResponse(1.0), steps), [2.0])[0]
+    assert math.log(max(moments)) * (1 - 1e-12) <= got <= math.log(max(moments)) * 1.01
+
+
+def test_random_allocation_costs_at_most_the_selected_steps():
+    orders = [1.1, 2.0, 16.0, 200.0]
+    for selected in (1, 3):
+        told = selected * price(Gaussian(2.0), orders)
+        got = price(RandomAllocation(Gaussian(2.0), 30, selected), orders)
+        assert np.all(got <= told)
+        assert np.all(got[:3] < told[:3])
