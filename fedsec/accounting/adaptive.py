@@ -1,8 +1,9 @@
 """Adaptive composition: budgets for plans whose next step depends on what earlier steps released.
 
-An accountant adds up a schedule that was fixed beforehand. As soon as noise, sampling, or the moment of
-stopping depend on earlier outputs, its sum is a random number, and taking it for a guarantee is a mistake
-(docs/accounting.md shows a plan that misses its delta by 80 % that way). What holds then:
+An accountant adds up a schedule that was fixed beforehand. As soon as noise or sampling depend on earlier
+outputs, or the sum is read where one happens to stop, it is a random number, and no guarantee: choosing the
+best order afterwards, or accounting exactly for what was run, can miss delta by a factor of two in three
+steps, and no such "natural" filter is valid in general [TKRH26]. What holds then:
 
 - a filter, for a budget fixed beforehand: every event is judged before it runs, and what is released up to
   any stopping time is (target_epsilon, target_delta)-private;
@@ -16,11 +17,12 @@ known before the step runs [FZ21, Lec21]. And (1 - e^(epsilon - L))+ <= delta M 
 
 the conversion of `accountant`; the expectation of the left side bounds P(S) - e^epsilon Q(S) for every set
 of outputs S. For a choice among K orders afterwards, the mean of K such M takes the place of M, and (*) has
-delta / K for delta.
+delta / K for delta. (Other odometers: [Lec21, WRRW23].)
 
 Gaussian-DP needs neither: each mu-Gaussian-DP step is made from the increment of a Brownian motion with
-drift 0 or 1 over a stretch of length mu^2 [DRS22, Thm. 2.10], so whatever is made from stretches of total
-length at most mu^2, wherever one stops, is made from the motion at mu^2, and mu-Gaussian-DP [ST22, KTH23].
+drift 0 or 1 over a stretch of length mu^2 (Blackwell's theorem, in [DRS22]), so whatever is made from
+stretches of total length at most mu^2, wherever one stops, is made from the motion at mu^2, and
+mu-Gaussian-DP [ST22, KTH23].
 
 References
 ----------
@@ -34,6 +36,8 @@ References
         (arXiv 2210.17520).
 [KTH23] Koskela, Tobaben, Honkela, Individual Privacy Accounting with Gaussian Differential Privacy,
         ICLR 2023 (arXiv 2209.15596).
+[TKRH26] Tran, Koskela, Räisä, Honkela, f-Differential Privacy Filters: Validity and Approximate Solutions,
+        2026 (arXiv 2602.06756).
 """
 
 from __future__ import annotations
@@ -191,7 +195,8 @@ class RDPFilter(_Filter):
         The Rényi order to spend at, finite and above 1.
     planned : Event, optional
         The event that is expected most: the order is the one at which it fits most often. Without `order`
-        and `planned`, the order is right for unsampled Gaussian noise, whatever its scale.
+        and `planned`, the order is right for unsampled Gaussian noise, whatever its scale. Give it for
+        sampled noise: beyond the order that suits that, it may cost hundreds of times as much.
 
     Raises
     ------

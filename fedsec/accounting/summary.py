@@ -153,7 +153,7 @@ def tradeoff(accountant: Accountant, alpha: float) -> float:
     """The type II error that `Accountant.tradeoff` returns.
 
     Each line of the curve gives type II error >= 1 - delta - e^epsilon alpha, and, the exchanged one,
-    >= e^-epsilon (1 - delta - alpha) [DRS22, Prop. 2.13]. As a function of the slope e^s, where s = epsilon
+    >= e^-epsilon (1 - delta - alpha) [DRS22]. As a function of the slope e^s, where s = epsilon
     or -epsilon, the best line's value is concave, so s is found by zooming in; any s gives a bound.
     """
     level = _checks.probability("alpha", alpha)
@@ -189,7 +189,7 @@ def _lines(accountant: Accountant, s: Array, alpha: float) -> Array:
 
 
 def _normal_tradeoff(mu: float, alpha: float) -> float:
-    """Phi(Phi^-1(1 - alpha) - mu) [DRS22, eq. 6], rounded down."""
+    """Phi(Phi^-1(1 - alpha) - mu) [DRS22], rounded down."""
     from scipy.special import ndtr, ndtri
 
     threshold = -float(ndtri(alpha))  # infinite at the ends
@@ -314,7 +314,7 @@ def _hull(t: Array, delta: Array) -> list[int]:
 class _Hops:
     """Group privacy by a chain of neighbours: P_0(S) <= F(P_1(S)) <= ... <= F(...F(P_g(S))).
 
-    F(x) is the least of e^epsilon x + delta over the curve [DRS22, Thm. 2.14]. Whatever point each hop
+    F(x) is the least of e^epsilon x + delta over the curve [DRS22]. Whatever point each hop
     takes, the chain of lines is a line: (sum of epsilons, delta_1 + e^epsilon_1 (delta_2 + ...)), and a
     guarantee. The best chain for one x takes the best point at each hop; x is what is searched.
     """
