@@ -38,9 +38,10 @@ _PANEL = 16  # points of a Gauss-Legendre rule
 
 def terms(loss: Array, beta: Array) -> tuple[Array, Array]:
     """Return exponent and factor of f(l) in (*), e^exponent factor; neither overflows."""
-    tilt = np.maximum(beta * loss, 0.0)
-    factor = remainder(beta * loss) + beta * remainder(-loss) * np.exp(np.maximum(-loss, 0.0) - tilt)
-    return loss + tilt, factor
+    tilt, back = np.maximum(beta * loss, 0.0), np.maximum(-loss, 0.0)
+    top = np.maximum(tilt, back)
+    factor = remainder(beta * loss) * np.exp(tilt - top) + beta * remainder(-loss) * np.exp(back - top)
+    return loss + top, factor
 
 
 def remainder(x: Array) -> Array:

@@ -8,7 +8,7 @@ import pytest
 from reference import allocation_truth as truth
 from reference.pld_truth import many_runs, sampled_gaussian_moments
 
-from fedsec import _kernels
+from fedsec import RDPAccountant, _kernels
 from fedsec.accounting.events import (
     ApproximateDP,
     Composed,
@@ -36,8 +36,8 @@ E = math.e
 def delta(pair, epsilon, sign):
     """The hockey stick of a pair of atoms."""
     p, q = np.exp(pair.log_p), np.exp(pair.log_q)
-    first, second = (p, q)[::sign]
-    return pair.infinite[0 if sign > 0 else 1] + np.maximum(first - math.exp(epsilon) * second, 0.0).sum()
+    first, excess = (p, pair.loss - epsilon) if sign > 0 else (q, -pair.loss - epsilon)
+    return pair.infinite[0 if sign > 0 else 1] - first @ np.expm1(-np.maximum(excess, 0.0))
 
 
 def interval(dominance, epsilon, sign):
@@ -190,11 +190,16 @@ def test_very_many_steps_are_priced_as_fewer():
     assert delta(found.above, 0.0, 1) == delta(most.above, 0.0, 1) > delta(most.below, 0.0, 1) > 0.0
 
 
-def test_noise_too_small_for_ratios_is_priced_without_the_draw():
-    found = allocation(RandomAllocation(Gaussian(0.01), 10), ADD)
-    assert found.above == NormalNoise(100.0)
+@pytest.mark.parametrize("selected", [1, 3])
+def test_noise_too_small_for_ratios_is_priced_as_a_guarantee(selected):
+    """A step's loss is normal: beyond mu^2 / 2 + 11.5 mu, that is 6148, with a probability below 1e-30."""
+    found = allocation(RandomAllocation(Gaussian(0.01), 10, selected), ADD)
     assert found.below is None
-    assert allocation(RandomAllocation(Gaussian(0.01), 10, 2), ADD) is None
+    assert selected * 1e-30 <= found.above.infinite[0] < selected * 1.1e-30
+    assert delta(found.above, 6140.0 * selected, 1) > 0.01
+    assert delta(found.above, 6150.0 * selected, 1) < 1e-20
+    accountant = RDPAccountant().compose(RandomAllocation(Gaussian(0.01), 10, selected))
+    assert 5000.0 * selected < accountant.epsilon(1e-5) < 6000.0 * selected
 
 
 def test_one_step_that_is_sure_is_the_step():

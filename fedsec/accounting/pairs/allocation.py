@@ -14,6 +14,8 @@ References
 [FS25] Feldman, Shenfeld, Privacy amplification by random allocation, 2025 (arXiv 2502.08202).
 [FS26] Feldman, Shenfeld, Efficient privacy loss accounting for subsampling and random allocation, ICML 2026
        (arXiv 2602.17284).
+[KOV15] Kairouz, Oh, Viswanath, The Composition Theorem for Differential Privacy, ICML 2015
+       (arXiv 1311.0776).
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from fedsec.accounting.events import NeighboringRelation, RandomAllocation
+from fedsec.accounting.numbers import UNIT
+from fedsec.accounting.pairs.atoms import approximate_dp
 from fedsec.accounting.pairs.base import Dominance, Pair
 from fedsec.accounting.pairs.ratios import LARGEST, Law, divided, law_of, pair_of, plus, power, times, total
 from fedsec.errors import UnsupportedError
@@ -43,9 +47,9 @@ def allocation(event: RandomAllocation, relation: NeighboringRelation) -> Domina
     Returns
     -------
     Dominance or None
-        None where nothing is protected, or as good as nothing. There is no `below` for num_selected > 1, for
-        more than 2**30 steps, where a step has none, or where its loss exceeds 600 with a probability that
-        matters: such a step is priced as one that is sure to be taken.
+        None where nothing is protected. There is no `below` for num_selected > 1, for more than 2**30 steps,
+        where a step has none, or where its loss exceeds 600 with a probability above 1e-30: what is above
+        then tells the steps, and keeps no more than a bound of their losses.
 
     Raises
     ------
@@ -66,17 +70,22 @@ def allocation(event: RandomAllocation, relation: NeighboringRelation) -> Domina
     return _run(step, event.num_steps, event.num_selected)
 
 
-def _run(step: Dominance, steps: int, selected: int) -> Dominance | None:
+def _run(step: Dominance, steps: int, selected: int) -> Dominance:
     if steps == selected == 1:
         return step
     if step.above.range(_SLIGHT)[1] > LARGEST:
-        return Dominance(step.above, None, symmetric=True) if selected == 1 else None
+        return Dominance(_told(step.above, selected), None, symmetric=True)
     above = pair_of(_blocks(step.above, min(steps, selected * _MOST_STEPS), selected))
     if step.below is None or selected > 1 or steps > _MOST_STEPS:
         return Dominance(above, None, symmetric=False)
-    return Dominance(
-        above, pair_of(divided(total(law_of(step.below, -1), steps, -1), steps)), symmetric=False
-    )
+    below = pair_of(divided(total(law_of(step.below, -1), steps, -1), steps))
+    return Dominance(above, below, symmetric=False)
+
+
+def _told(step: Pair, selected: int) -> Pair:
+    """What so many steps cost at most when they are told: guarantees add up, and dominate [KOV15]."""
+    epsilon, delta = step.range(_SLIGHT)[1], _SLIGHT + max(step.infinite)
+    return approximate_dp(selected * epsilon, min(selected * delta, 1.0 - UNIT))
 
 
 def _blocks(step: Pair, steps: int, selected: int) -> Law:
