@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from fedsec import _checks
+from fedsec.accounting.accountant import RDPAccountant
 from fedsec.accounting.events import (
     MAX_COUNT,
     Event,
@@ -23,9 +24,12 @@ from fedsec.accounting.events import (
 )
 from fedsec.accounting.pld_accountant import PLDAccountant
 from fedsec.accounting.search import Search
-from fedsec.errors import CalibrationError, InvalidTypeError
+from fedsec.errors import CalibrationError, InvalidTypeError, UnsupportedError
 
 _LEAST, _MOST = 1e-12, 1e12  # noise multipliers that are tried; _LEAST also of probabilities
+_ROUGH = 0.02  # tolerance of a first guess
+
+_Made: TypeAlias = Callable[[float], tuple[Event, int]]
 
 
 class _Accountant(Protocol):
@@ -75,8 +79,9 @@ def calibrate_noise_multiplier(
     """
     judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant, make_event)
     runs = check_count(count)
-    search = judge.search("noise multiplier", lambda z: (make_event(z), runs), safest=_MOST, boldest=_LEAST)
-    least = search.run(1.0)
+    least = judge.boldest(
+        "noise multiplier", lambda z: (make_event(z), runs), 1.0, safest=_MOST, boldest=_LEAST
+    )
     if least == _LEAST:
         raise CalibrationError(
             f"every noise multiplier down to {_LEAST:g} meets target_epsilon {judge.target}: "
@@ -116,11 +121,13 @@ def calibrate_steps(
     """
     judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant)
     most = MAX_COUNT // _runs(check_event("event", event))
-    search = judge.search("number of steps", lambda n: (event, int(n)), safest=1, boldest=most, whole=True)
-    steps = int(search.run(min(1000, most)))
+    start = min(1000, most)
+    steps = judge.boldest(
+        "number of steps", lambda n: (event, int(n)), start, safest=1, boldest=most, whole=True
+    )
     if steps == most:
         raise CalibrationError(f"any number of steps meets target_epsilon {judge.target}, up to {most}")
-    return steps
+    return int(steps)
 
 
 def calibrate_sampling_probability(
@@ -156,8 +163,9 @@ def calibrate_sampling_probability(
     """
     judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant, make_event)
     runs = check_count(count)
-    search = judge.search("sampling probability", lambda q: (make_event(q), runs), safest=_LEAST, boldest=1.0)
-    return search.run(0.01)
+    return judge.boldest(
+        "sampling probability", lambda q: (make_event(q), runs), 0.01, safest=_LEAST, boldest=1.0
+    )
 
 
 def calibrate_batch_size(
@@ -199,10 +207,11 @@ def calibrate_batch_size(
     judge = _judge(target_epsilon, target_delta, neighboring_relation, accountant, make_event)
     runs = check_count(count)
     most = _checks.whole("population_size", population_size, minimum=1, maximum=MAX_COUNT)
-    search = judge.search(
-        "batch size", lambda b: (make_event(int(b)), runs), safest=1, boldest=most, whole=True
+    start = max(1, most // 100)
+    size = judge.boldest(
+        "batch size", lambda b: (make_event(int(b)), runs), start, safest=1, boldest=most, whole=True
     )
-    return int(search.run(max(1, most // 100)))
+    return int(size)
 
 
 @dataclass(frozen=True)
@@ -214,13 +223,28 @@ class _Judge:
     relation: NeighboringRelation
     accountant: Callable[..., _Accountant]
 
-    def search(self, name: str, made: Callable[[float], tuple[Event, int]], **ends: Any) -> Search:
-        """A search over a parameter that makes an event and its count."""
-        return Search(name, lambda parameter: self.epsilon(*made(parameter)), self.target, **ends)
+    def boldest(self, name: str, made: _Made, start: float, *, whole: bool = False, **ends: float) -> float:
+        """The boldest parameter whose event and count, as `made` of it, meet the target."""
+        slope = 1.0
+        if self.accountant is not RDPAccountant:
+            start, slope = self._guessed(name, made, start, ends)
+        search = Search(name, self._cost(self.accountant, made), self.target, whole=whole, **ends)
+        return search.run(int(start) if whole else start, slope)
 
-    def epsilon(self, event: Event, count: int) -> float:
-        spent = self.accountant(neighboring_relation=self.relation).compose(event, count)
-        return spent.epsilon(self.delta)
+    def _guessed(self, name: str, made: _Made, start: float, ends: Any) -> tuple[float, float]:
+        """Where to start and how cost rises there, by `RDPAccountant`: it is about right, and quick."""
+        guide = Search(name, self._cost(RDPAccountant, made), self.target, tolerance=_ROUGH, **ends)
+        try:
+            return guide.run(start), guide.slope()
+        except (CalibrationError, UnsupportedError):
+            return start, 1.0
+
+    def _cost(self, accountant: Callable[..., _Accountant], made: _Made) -> Callable[[float], float]:
+        def epsilon(parameter: float) -> float:
+            spent = accountant(neighboring_relation=self.relation).compose(*made(parameter))
+            return spent.epsilon(self.delta)
+
+        return epsilon
 
 
 def _judge(

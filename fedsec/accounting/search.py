@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fedsec.errors import CalibrationError
 
-TOLERANCE = 1e-4  # how far below the target, relative, the cost of a real parameter may end,
+TOLERANCE = 1e-4  # how far below the target, relative, the cost of a real parameter may end by default,
 NARROW = 1e-7  # unless the parameter itself is known to this relative width
 _STRIDE = 4.0  # the longest step, in logarithms, while one side of the target is unseen,
 _PATIENCE = 3  # looks after which such steps double
@@ -45,6 +45,8 @@ class Search:
         Ends of the range, positive; the search includes them.
     whole : bool
         Whether parameters are whole numbers; then the bolder end is the larger one.
+    tolerance : float
+        How far below the target, relative, the cost of a real parameter may end.
     """
 
     def __init__(
@@ -56,26 +58,39 @@ class Search:
         safest: float,
         boldest: float,
         whole: bool = False,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self._name, self._cost, self._target = name, cost, target
         self._safest, self._boldest, self._whole = safest, boldest, whole
         self._sign = 1.0 if safest <= boldest else -1.0
-        self._aim = 0.0 if whole else math.log1p(-0.5 * TOLERANCE)
+        self._least = math.log1p(-tolerance)
+        self._aim = 0.0 if whole else math.log1p(-0.5 * tolerance)
+        self._slope = 1.0
         self._points: list[_Point] = []
         self._met: _Point | None = None
         self._missed: _Point | None = None
 
-    def run(self, start: float) -> float:
+    def run(self, start: float, slope: float = 1.0) -> float:
         """Return a parameter that was seen to meet the target.
 
         If it is whole, the next bolder one was seen to miss it, or it is the end of the range. If it is real,
-        its cost is within TOLERANCE of the target, or one that is bolder by NARROW was seen to miss it, or
-        it is the end of the range. Raises `CalibrationError`, naming the best cost, if the safest misses.
+        its cost is within the tolerance, or one that is bolder by NARROW was seen to miss the target, or it
+        is the end of the range. Raises `CalibrationError`, naming the best cost, if the safest misses.
+
+        The search sets out from `start`, with `slope` for a guess at how log(cost) rises there.
         """
+        self._slope = slope
         met = self._look(start)
         while met is None:
             met = self._look(self._parameter(self._guess()))
         return met
+
+    def slope(self) -> float:
+        """How fast log(cost) rises with boldness where it meets the target; 1 if that is not known."""
+        near = self._nearest(2)
+        run = near[0].position - near[-1].position if near else 0.0
+        slope = (near[0].height - near[-1].height) / run if run else 1.0
+        return slope if slope > 0.0 else 1.0
 
     def _look(self, parameter: float) -> float | None:
         """Try a parameter; return the answer once it is known."""
@@ -97,7 +112,7 @@ class Search:
                     f"best reachable epsilon is {missed.cost:.6g}"
                 )
             return None
-        near = not self._whole and met.height >= math.log1p(-TOLERANCE)
+        near = not self._whole and met.height >= self._least
         cornered = missed is not None and self._adjacent(met, missed)
         return met.parameter if near or cornered or met.parameter == self._boldest else None
 
@@ -126,9 +141,14 @@ class Search:
 
     def _interpolations(self) -> list[float]:
         """Where the curve through the nearest points seen meets the aim, by the best guess first."""
+        near = self._nearest(3)
+        curves = [_inverse(near[:n], self._aim) for n in (3, 2) if n <= len(near)]
+        return curves + [point.position + (self._aim - point.height) / self._slope for point in near[:1]]
+
+    def _nearest(self, number: int) -> list[_Point]:
+        """The points with finite costs that come nearest to the aim."""
         finite = [point for point in self._points if math.isfinite(point.height)]
-        near = sorted(finite, key=lambda point: abs(point.height - self._aim))
-        return [_inverse(near[:n], self._aim) for n in (3, 2, 1) if n <= len(near)]
+        return sorted(finite, key=lambda point: abs(point.height - self._aim))[:number]
 
     def _parameter(self, position: float) -> float:
         """The parameter at a position, within the range; whole ones within the bracket."""
@@ -148,9 +168,7 @@ def _height(cost: float, target: float) -> float:
 
 
 def _inverse(points: Sequence[_Point], aim: float) -> float:
-    """Lagrange's polynomial of position over height, at the aim; through one point, a line of slope 1."""
-    if len(points) == 1:
-        return points[0].position + aim - points[0].height
+    """Lagrange's polynomial of position over height, at the aim."""
     total = 0.0
     for point in points:
         others = [other.height for other in points if other is not point]

@@ -34,6 +34,16 @@ def test_power_laws_take_three_looks_within_reach(power, scale):
     assert len(cost.asked) <= 4  # the last one is the line above
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_a_known_slope_saves_a_look(power):
+    cost = Cost(lambda x: 2.9 * x**power)
+    search = Search("knob", cost, 3.0, safest=1e-12, boldest=1e12)
+    assert search.slope() == 1.0
+    search.run(0.2, power)
+    assert len(cost.asked) == 2
+    assert search.slope() == pytest.approx(power, rel=1e-9)
+
+
 def test_what_was_asked_last_is_not_always_the_answer_but_the_answer_was_asked():
     cost = Cost(lambda x: x if x < 3.0 else math.inf)
     found = run(cost)
