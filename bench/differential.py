@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -41,15 +42,17 @@ def against_references(draws: int, seed: int) -> dict[str, object]:
             outcomes["refused"] += 1
             continue
         started = time.perf_counter()
-        interval = accountant.epsilon_interval(delta)
-        slowest = max(slowest, time.perf_counter() - started)
         try:
+            interval = accountant.epsilon_interval(delta)
+            slowest = max(slowest, time.perf_counter() - started)
             fault = event_truth.judge(steps, relation, delta, interval)
         except NotConvergedError:
             outcomes["unknown"] += 1
             continue
+        except Exception as error:  # an answer was due
+            interval, fault = (0.0, math.inf), repr(error)
         outcomes["wrong" if fault else "right"] += 1
-        widths.append((interval[1] - interval[0]) / interval[1] if interval[1] > 0.0 else 0.0)
+        widths.append(1.0 - interval[0] / interval[1] if interval[1] > 0.0 else 0.0)
         if fault:
             wrong.append({"steps": repr(steps), "relation": relation.name, "delta": delta, "fault": fault})
             print(json.dumps(wrong[-1]), file=sys.stderr, flush=True)
