@@ -68,12 +68,12 @@ def test_sampled_gaussian_at_integer_orders(q, sigma):
         (256 / 60_000, 1.1, 11.3),
         (0.01, 0.3, 1.01),
         (0.01, 0.7, 1.1),
-        (0.1, 2.0, 40.5),
+        (0.1, 2.0, 9.5),
         (0.3, 100.0, 1023.5),
         (0.5, 0.3, 1.3),
         (0.9, 5.0, 6.28),
         (0.999999, 0.3, 1.01),
-        (0.999999, 20.0, 300.25),
+        (0.999999, 5.0, 60.25),
     ],
 )
 def test_sampled_gaussian_at_fractional_orders(q, sigma, order):
@@ -89,7 +89,7 @@ def test_the_two_references_agree(order):
 
 @pytest.mark.parametrize(
     ("q", "sigma", "order"),
-    [(1e-3, 0.5, 1.5), (0.01, 1.0, 8.5), (0.3, 0.4, 1.05), (0.5, 2.0, 30.0), (0.99, 1.0, 3.0)],
+    [(1e-3, 0.5, 1.5), (0.01, 1.0, 8.5), (0.3, 0.4, 1.05), (0.5, 2.0, 8.0), (0.99, 1.0, 3.0)],
 )
 def test_removal_costs_at_most_what_addition_costs(q, sigma, order):
     """D(P || Q) >= D(Q || P) [MTZ19, Thm. 5], so one direction is enough."""
