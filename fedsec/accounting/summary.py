@@ -285,15 +285,16 @@ def _group_interval(accountant: Accountant, delta: float, size: int, lower: floa
 def _group_epsilon(accountant: Accountant, delta: float, size: int) -> float:
     """An upper bound on epsilon for a group, from the curve for one unit.
 
-    The curve ends where delta leaves the range of doubles, or drops to nothing; failing that, far out.
+    The first hop's delta counts e^(epsilon of all others) times, so the curve is needed as far as delta is
+    small enough for that, or drops to nothing; where it never is, far out.
     """
-    if accountant.delta(0.0) * size <= delta:
-        return 0.0
-    top = accountant.epsilon(_LEAST_DELTA)
+    alone = accountant.epsilon(delta / size * (1.0 - ROUNDING))
+    if alone in (0.0, math.inf):
+        return alone
+    smallest = delta * math.exp(-min(20.0 + 3.0 * size * alone, _LARGEST))
+    top = accountant.epsilon(max(smallest, _LEAST_DELTA))
     if top == math.inf:
-        top = 16.0 * accountant.epsilon(delta / size)
-    if not 0.0 < top < math.inf:
-        return math.inf
+        top = 16.0 * alone
     return _Hops(*_curve_to(accountant, min(top, _LARGEST))).epsilon(delta, size)
 
 
