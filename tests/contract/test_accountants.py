@@ -142,6 +142,24 @@ def test_replacement_under_poisson_sampling_is_refused_or_dearer(kind):
         assert spent > kind().compose(event, 10).epsilon(1e-5)
 
 
+def test_the_record_agrees_with_the_interval(kind):
+    accountant = kind().compose(Gaussian(2.0), 3)
+    spent = accountant.privacy_spent(1e-5)
+    assert (spent.epsilon_lower, spent.epsilon) == accountant.epsilon_interval(1e-5)
+    assert spent.accountant == kind.__name__
+    assert accountant.privacy_spent(1e-5, group_size=2).epsilon > spent.epsilon
+
+
+def test_summaries_agree_with_delta(kind):
+    """The line of slope 1 is one of those under the trade-off curve, and mu allows at least delta(0)."""
+    accountant = kind().compose(Gaussian(2.0), 3)
+    assert accountant.advantage() == accountant.delta(0.0)
+    assert accountant.tradeoff(0.1) >= 1.0 - accountant.delta(0.0) - 0.1 - 1e-9
+    assert accountant.mu() == pytest.approx(math.sqrt(3.0) / 2.0, rel=1e-13)
+    lower, upper = accountant.curve([0.0, 1.0])
+    assert (lower <= upper).all()
+
+
 def test_without_protection_nothing_is_promised(kind):
     assert kind().compose(NonPrivate()).epsilon(0.999) == math.inf
     assert kind().compose(NonPrivate()).delta(100.0) == 1.0
