@@ -20,6 +20,8 @@ from fedsec.accounting.tilt import Probe, Steps, Tilt
 
 _FINENESS = 1.0 / 28.0  # of the first lattice, where the tolerance is a thousandth
 _PASSES = 5
+_MISSED = 30.0  # times the tolerance: an interval so wide speaks of a wrong tilt
+_AWAY = 3.0  # deviations between the mean of a tilted law and the answer: it was tilted wrongly
 _KEPT = 8  # bounds that later questions may use
 _LEAST_DELTA = 1e-300
 _MU = 1e-15  # relative error of mu
@@ -115,7 +117,36 @@ def _collapsed(steps: Steps) -> Steps:
     return [*(step for step in steps if not isinstance(step[0], NormalNoise)), (NormalNoise(mu), 1)]
 
 
-_Aim = Callable[[_Refined], tuple[Tilt, float]]
+_Aim = Callable[[_Refined, float], tuple[Tilt, float]]
+
+
+def _tilt_for_delta(half: _Refined, delta: float, known: float) -> Tilt:
+    """The tilt at about the right epsilon, a bound that is known or a rough one.
+
+    Where Rényi bounds are loose, theirs would be far too large.
+    """
+    probe = half.probe(delta)
+    if not half.bounds:
+        rough = _Refined(half.steps, 1, half.sign)
+        rough.refine(probe.for_delta(delta), 8.0 * _FINENESS, delta)
+        known = min(known, rough.epsilon(delta))
+    tilt = probe.for_epsilon(known) if 0.0 < known < math.inf else probe.for_delta(delta)
+    return _corrected(tilt, half.bounds[-1], delta) if half.bounds else tilt
+
+
+def _corrected(tilt: Tilt, bound: pld.ManyRuns, delta: float) -> Tilt:
+    """Mend a tilt whose law turned out to lie far from the answer, as if that law were normal.
+
+    The coarse view knows the mean of a run to some thousandths only: too little where epsilon is
+    thousands of deviations.
+    """
+    mean, deviation = bound.moments()
+    known = bound.epsilon(delta)
+    if not abs(mean - known) > _AWAY * deviation:
+        return tilt
+    square = bound.theta**2 + 2.0 * (bound.scale - bound.theta * mean - math.log(delta)) / deviation**2
+    theta = min(max(math.sqrt(max(square, 0.0)), 0.5 * bound.theta), 2.0 * bound.theta)
+    return tilt._replace(theta=theta)
 
 
 class Curve:
@@ -136,45 +167,37 @@ class Curve:
         }
         self._fineness = _FINENESS * math.sqrt(min(tolerance / 1e-3, 4.0))
 
-    def epsilon_interval(self, delta: float) -> Interval:
-        """Bounds on the least epsilon that belongs to delta."""
+    def epsilon_interval(self, delta: float, most: float) -> Interval:
+        """Bounds on the least epsilon that belongs to delta, of which `most` is another one from above."""
         if self._lost:
             return math.inf, math.inf
 
-        def aim(half: _Refined) -> tuple[Tilt, float]:
-            return self._tilt_for_delta(half, delta), delta
+        def aim(half: _Refined, known: float) -> tuple[Tilt, float]:
+            return _tilt_for_delta(half, delta, known), delta
 
-        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance)
+        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, most)
 
-    def delta_interval(self, epsilon: float) -> Interval:
-        """Bounds on the least delta that belongs to epsilon."""
+    def delta_interval(self, epsilon: float, most: float) -> Interval:
+        """Bounds on the least delta that belongs to epsilon, of which `most` is another one from above."""
         if self._lost:
             return 1.0, 1.0
 
-        def aim(half: _Refined) -> tuple[Tilt, float]:
+        def aim(half: _Refined, known: float) -> tuple[Tilt, float]:
             tilt = half.probe(_LEAST_DELTA).for_epsilon(epsilon)
             delta = 1e-3 * math.exp(min(tilt.bound, 0.0))
             return half.probe(delta).for_epsilon(epsilon), delta
 
-        return self._narrowed(lambda half: half.delta(epsilon), aim, 10.0 * self._tolerance)
+        return self._narrowed(lambda half: half.delta(epsilon), aim, 10.0 * self._tolerance, most)
 
-    def _tilt_for_delta(self, half: _Refined, delta: float) -> Tilt:
-        """The tilt at about the right epsilon: where Rényi bounds are loose, theirs is far too large."""
-        probe = half.probe(delta)
-        rough = _Refined(half.steps, 1, half.sign)
-        rough.refine(probe.for_delta(delta), 8.0 * _FINENESS, delta)
-        epsilon = rough.epsilon(delta)
-        return probe.for_epsilon(epsilon) if 0.0 < epsilon < math.inf else probe.for_delta(delta)
-
-    def _narrowed(self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float) -> Interval:
+    def _narrowed(self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float, most: float) -> Interval:
         """Refine the direction that costs most until the interval is narrow, or refining does not help."""
-        searches = {
-            sign: _Search(low, high, aim, self._fineness) for sign, (low, high) in self._halves.items()
-        }
+        searches = {sign: _Search(low, high, aim, self._fineness) for sign, (low, high) in self._halves.items()}
         while True:
-            intervals = {sign: (answer(low), answer(high)) for sign, (low, high) in self._halves.items()}
+            intervals = {
+                sign: (answer(low), min(answer(high), most)) for sign, (low, high) in self._halves.items()
+            }
             low, high = _worse(intervals.values())
-            sign = max(intervals, key=lambda sign: intervals[sign][1])
+            sign = max(intervals, key=lambda sign: (intervals[sign][1], -searches[sign].tried))
             if high <= low * (1.0 + tolerance) or not searches[sign].go_on(intervals[sign], tolerance):
                 return low, max(low, high)
 
@@ -193,14 +216,26 @@ class _Search:
         width = (interval[1] - interval[0]) / interval[1]
         if not self._halves or self._passes == 0 or width > 0.9 * self._width:
             return False
-        if not self._aims:
-            self._aims = [self._aim(half) for half in self._halves]
-        else:
-            self._fineness /= max(1.5, min(1.1 * math.pow(width / tolerance, 0.5), 8.0))
+        missed = width > _MISSED * tolerance
+        if not self._aims or missed:
+            self._aims = self._aimed(interval[1])
+        if self._passes < _PASSES:
+            wished = 1.1 * math.sqrt(width / tolerance)
+            self._fineness /= max(1.5, min(wished, 2.0 if missed else 8.0))
         for half, (tilt, delta) in zip(self._halves, self._aims, strict=True):
             half.refine(tilt, self._fineness, delta)
-        self._width, self._passes = width if self._passes < _PASSES else math.inf, self._passes - 1
+        self._width, self._passes = math.inf if missed else width, self._passes - 1
         return True
+
+    def _aimed(self, known: float) -> list[tuple[Tilt, float]]:
+        first, *others = self._halves
+        aim = self._aim(first, known)
+        return [aim, *(aim if half.steps == first.steps else self._aim(half, known) for half in others)]
+
+    @property
+    def tried(self) -> int:
+        """How many bounds were computed already."""
+        return _PASSES - self._passes
 
 
 def _worse(bounds: Iterable[Interval]) -> Interval:

@@ -71,9 +71,10 @@ Runs = Sequence[tuple[Law, int]]
 def tilted(grid: Grid, atoms: Atoms, theta: float) -> Law:
     """Tilt masses of the first law at the nodes of a grid."""
     kept = atoms.mass > 0.0
-    x, mass, index = grid.x[kept], atoms.mass[kept], grid.index[kept]
+    origin = grid.origin - atoms.shift
+    x, mass, index = grid.x[kept] - atoms.shift, atoms.mass[kept], grid.index[kept]
     if not mass.size:
-        return Law(grid.origin, grid.h, np.zeros(1, np.int64), np.ones(1), -math.inf, 0.0, 0.0, 0.0, 1)
+        return Law(origin, grid.h, np.zeros(1, np.int64), np.ones(1), -math.inf, 0.0, 0.0, 0.0, 1)
     top = max(0.0, float((theta * x).max()) - 600.0)
     weight = mass * np.exp(theta * x - top)
     total = float(weight.sum())
@@ -84,7 +85,7 @@ def tilted(grid: Grid, atoms: Atoms, theta: float) -> Law:
     kept = weight > 0.0
     weight, x, index = weight[kept], x[kept], index[kept]
     relative = 16.0 * UNIT * (1.0 + abs(scale) + float(np.abs(theta * x).max()))
-    return _centred(Law(grid.origin, grid.h, index, weight, scale, relative, 0.0, 0.0, 1))
+    return _centred(Law(origin, grid.h, index, weight, scale, relative, 0.0, 0.0, 1))
 
 
 def _centred(law: Law) -> Law:
@@ -99,7 +100,8 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
         return law
     position = law.index * (law.h / h)
     node = np.floor(position)
-    offset = np.clip((position - node) * h + side * 4.0 * UNIT * h * np.abs(position), 0.0, h)
+    offset = np.clip((position - node) * h, 0.0, h)
+    shift = side * 4.0 * UNIT * h * float(np.abs(position).max())
     first = int(node.min())
     place = (node - first).astype(np.int64)
     size = int(place.max()) + 2
@@ -110,7 +112,7 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
     mass = mass[mass > 0.0] / total
     relative = law.relative + 32.0 * UNIT * (1.0 + theta * h)
     scale = law.scale + math.log(total)
-    return _centred(Law(law.origin, h, index, mass, scale, relative, law.l1 / total, 0.0, 1))
+    return _centred(Law(law.origin + shift, h, index, mass, scale, relative, law.l1 / total, 0.0, 1))
 
 
 def _spread(mass: Array, place: Index, offset: Array, size: int, h: float, theta: float) -> Array:

@@ -114,6 +114,11 @@ class ManyRuns:
             return max(low, self._chernoff(delta)) if self.side > 0 else low
         return self._narrowed(delta, low, float(losses[i]))
 
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of the tilted law."""
+        mean = float(self.mass @ self.x) / float(self.mass.sum())
+        return mean, math.sqrt(max(float(self.mass @ (self.x - mean) ** 2), 0.0))
+
     def _known_to_miss(self, delta: float) -> float | None:
         """An epsilon at which the bound is above delta.
 
@@ -122,8 +127,7 @@ class ManyRuns:
         """
         places = [0.0]
         if self.side < 0:
-            mean = float(self.mass @ self.x) / float(self.mass.sum())
-            deviation = math.sqrt(max(float(self.mass @ (self.x - mean) ** 2), 0.0))
+            mean, deviation = self.moments()
             places = [mean - part * deviation for part in _PLACES if mean > part * deviation] + places
         return next((place for place in places if self.delta(place) > delta), None)
 

@@ -114,18 +114,15 @@ class _Answers:
     def epsilon_interval(self, delta: float) -> Interval:
         key = ("epsilon", delta)
         if key not in self._known:
-            low, high = self._curve.epsilon_interval(delta)
-            self._known[key] = (
-                low,
-                max(low, min(high, self._renyi.epsilon(delta) if self._renyi else math.inf)),
-            )
+            most = self._renyi.epsilon(delta) if self._renyi else math.inf
+            self._known[key] = self._curve.epsilon_interval(delta, most)
         return self._known[key]
 
     def delta_interval(self, epsilon: float) -> Interval:
         key = ("delta", epsilon)
         if key not in self._known:
-            low, high = self._curve.delta_interval(epsilon)
-            self._known[key] = low, max(low, min(high, self._renyi.delta(epsilon) if self._renyi else 1.0))
+            most = self._renyi.delta(epsilon) if self._renyi else 1.0
+            self._known[key] = self._curve.delta_interval(epsilon, most)
         return self._known[key]
 
 

@@ -26,15 +26,17 @@ from fedsec.accounting.pairs.base import Pair
 _ROUNDS = 12  # of exchange between neighbours; each shrinks what is left by the size of a cell
 _WIDEST = 300.0  # distance of nodes across which mass is not merged: e^600 is still a double
 _UNDERFLOW = 1e-320  # absolute error of masses that doubles can hardly hold
+_NEGLIGIBLE = 1e-9  # doubt, relative to the distance of nodes, that may shift a whole law
 _LIGHT = 0.25  # a neighbour with a smaller part of a node's mass is too light to balance it
 _MARGIN = 1e-7  # of a cell: atoms that rounding puts next to a node count as on it
 
 
 class Atoms(NamedTuple):
-    """Masses of the first law at the nodes, and its mass at infinite loss."""
+    """Masses of the first law at the nodes, each lowered by `shift`, and its mass at infinite loss."""
 
     mass: Array
     infinite: float
+    shift: float = 0.0
 
 
 class Side(NamedTuple):
@@ -106,11 +108,13 @@ def lower(pair: Pair, x: Array, sign: int) -> Atoms:
     node = np.repeat(x, 2)
     least = np.concatenate(([-np.inf], edges)) - _MARGIN * np.repeat(np.append(gap, gap[-1]), 2)
     doubt = cells.loss_error + ROUNDING * np.abs(node)
-    loss = np.maximum(cells.loss - doubt, least)
+    shift = float(np.max(doubt, initial=0.0, where=doubt < _NEGLIGIBLE * gap.min()))
+    loss = np.maximum(cells.loss - doubt + shift, least)  # an atom on a node must not fall off it
     light[loss - node < -_WIDEST] = 0.0  # so does what lies below the first node: there is no place
     offset = np.where(light > 0.0, -np.expm1(-np.maximum(loss - node, -_WIDEST)), 0.0)
     infinite = infinite_mass(pair, sign) * (1.0 - ROUNDING)
-    return Atoms(merged(Side(light[::2], offset[::2]), Side(light[1::2], offset[1::2]), gap), infinite)
+    mass = merged(Side(light[::2], offset[::2]), Side(light[1::2], offset[1::2]), gap)
+    return Atoms(mass, infinite, shift)
 
 
 def merged(near: Side, far: Side, gap: Array) -> Array:

@@ -41,7 +41,7 @@ class NormalNoise(Pair):
             z = np.concatenate(([-np.inf], x / self.shift + 0.5 * self.shift, [np.inf]))
         q, q_error = normal_masses(z)
         p, p_error = normal_masses(z - self.shift)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             loss, loss_error = np.log(p / q), p_error + q_error
         far = ~((p > _LEAST) & (q > _LEAST))
         if far.any():
