@@ -39,13 +39,25 @@ def nodes(pair: Pair, sign: int, wanted: float, theta: float, fineness: float, t
     apart, but for what a tilt by theta could tell apart.
     """
     low, high = directed_range(pair, tail, sign)
-    anchor = min(max(sign * pair.anchor, low), high)
     h = max(_fitted(pair, wanted), (high - low) * _LEAST_STEP, 1e-290)
+    anchor = min(max(sign * _centre(pair, h), low), high)
     if pair.lattice is not None or pair.other_atom is not None:  # no place may be coarse
         fineness = max(h / (high - low) if high > low else 1.0, 1.0 / _MOST_NODES)
     left = _offsets((anchor - low) / h, fineness, 1.0 / h)
     right = _offsets((high - anchor) / h, fineness, 1.0 / ((1.0 + theta) * h))
     return Grid(anchor, np.concatenate((-left[:0:-1], right)), h)
+
+
+def _centre(pair: Pair, h: float) -> float:
+    """The mean loss in the cell around the anchor, so that little needs to be moved where most of the mass is."""
+    centre = pair.anchor
+    if pair.lattice is not None or pair.other_atom is not None:
+        return centre
+    for _ in range(2):
+        cells = pair.cells(np.array([centre - 0.5 * h, centre + 0.5 * h]))
+        if cells.loss_error[1] < 1e-3 * h:
+            centre = float(cells.loss[1])
+    return centre
 
 
 def _fitted(pair: Pair, wanted: float) -> float:

@@ -21,6 +21,8 @@ from fedsec.accounting.tilt import Probe, Steps, Tilt
 _FINENESS = 1.0 / 28.0  # of the first lattice, where the tolerance is a thousandth
 _PASSES = 5
 _MISSED = 30.0  # times the tolerance: an interval so wide speaks of a wrong tilt
+_MOST_WORK = 2**18  # lattice points of a bound than which no finer one is worth its time
+_LEFT_OUT = 1e-4  # of delta: what all runs together may leave out
 _AWAY = 3.0  # deviations between the mean of a tilted law and the answer: it was tilted wrongly
 _KEPT = 8  # bounds that later questions may use
 _LEAST_DELTA = 1e-300
@@ -85,7 +87,7 @@ class _Refined:
 
     def tail(self, delta: float) -> float:
         """What one run may leave out."""
-        return 1e-6 * max(delta, _LEAST_DELTA) / sum(count for _, count in self.steps)
+        return _LEFT_OUT * max(delta, _LEAST_DELTA) / sum(count for _, count in self.steps)
 
     def refine(self, tilt: Tilt, fineness: float, delta: float) -> None:
         """Compute one more bound."""
@@ -189,9 +191,13 @@ class Curve:
 
         return self._narrowed(lambda half: half.delta(epsilon), aim, 10.0 * self._tolerance, most)
 
-    def _narrowed(self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float, most: float) -> Interval:
+    def _narrowed(
+        self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float, most: float
+    ) -> Interval:
         """Refine the direction that costs most until the interval is narrow, or refining does not help."""
-        searches = {sign: _Search(low, high, aim, self._fineness) for sign, (low, high) in self._halves.items()}
+        searches = {
+            sign: _Search(low, high, aim, self._fineness) for sign, (low, high) in self._halves.items()
+        }
         while True:
             intervals = {
                 sign: (answer(low), min(answer(high), most)) for sign, (low, high) in self._halves.items()
@@ -214,7 +220,7 @@ class _Search:
     def go_on(self, interval: Interval, tolerance: float) -> bool:
         """Compute finer bounds; False if there is nothing to be gained."""
         width = (interval[1] - interval[0]) / interval[1]
-        if not self._halves or self._passes == 0 or width > 0.9 * self._width:
+        if not self._halves or self._passes == 0 or width > 0.9 * self._width or self._work > _MOST_WORK:
             return False
         missed = width > _MISSED * tolerance
         if not self._aims or missed:
@@ -226,6 +232,10 @@ class _Search:
             half.refine(tilt, self._fineness, delta)
         self._width, self._passes = math.inf if missed else width, self._passes - 1
         return True
+
+    @property
+    def _work(self) -> int:
+        return max((half.bounds[-1].points for half in self._halves if half.bounds), default=0)
 
     def _aimed(self, known: float) -> list[tuple[Tilt, float]]:
         first, *others = self._halves

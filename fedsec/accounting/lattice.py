@@ -25,6 +25,8 @@ OUTSIDE = 1e-10  # what windows may miss on either side, all in all, in the tilt
 _MOST_POINTS = 2**16  # of one transform, if it can be helped
 _MOST_HELD = 2**20  # of one transform that must hold a few runs of a law
 COARSER = 8.0
+_WIDE = 300.0  # a step at which nothing of a mass e^-l is left to be merged upwards
+_OUTLINE = 2**11  # blocks of a law that is looked at from afar
 _LEAST_BATCH = 4  # runs that one stage takes at least
 _EXPONENTS: Array = np.geomspace(2e-3, 64.0, 31, dtype=np.float64)  # of Chernoff bounds, in 1/deviations
 
@@ -47,6 +49,8 @@ class Law:
     """Bound on the Euclidean norm of the round-off of a transform, on top of both."""
     points: int
     """How many lattice points the round-off is spread over."""
+    work: int = 1
+    """The largest transform on the way."""
 
     @property
     def x(self) -> Array:
@@ -98,8 +102,9 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
     """Move a law to a lattice of step h: above the truth (+1) by spreading, below (-1) by merging."""
     if h == law.h:
         return law
-    position = law.index * (law.h / h)
-    node = np.floor(position)
+    heavy = _heaviest(law, h)
+    position = (law.index - heavy) * (law.h / h)
+    node = np.floor(position + 1e-9)
     offset = np.clip((position - node) * h, 0.0, h)
     shift = side * 4.0 * UNIT * h * float(np.abs(position).max())
     first = int(node.min())
@@ -112,7 +117,28 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
     mass = mass[mass > 0.0] / total
     relative = law.relative + 32.0 * UNIT * (1.0 + theta * h)
     scale = law.scale + math.log(total)
-    return _centred(Law(law.origin + shift, h, index, mass, scale, relative, law.l1 / total, 0.0, 1))
+    return _centred(
+        Law(
+            law.origin + law.h * heavy + shift,
+            h,
+            index,
+            mass,
+            scale,
+            relative,
+            law.l1 / total,
+            0.0,
+            1,
+            law.work,
+        )
+    )
+
+
+def _heaviest(law: Law, h: float) -> float:
+    """The mean index in a coarse cell around the heaviest atom: there a node saves most."""
+    heaviest = law.index[int(np.argmax(law.mass))]
+    around = np.abs(law.index - heaviest) * (2.0 * law.h) <= h
+    mass = law.mass[around]
+    return float(mass @ law.index[around]) / float(mass.sum())
 
 
 def _spread(mass: Array, place: Index, offset: Array, size: int, h: float, theta: float) -> Array:
@@ -124,7 +150,7 @@ def _spread(mass: Array, place: Index, offset: Array, size: int, h: float, theta
 
 def _gathered(mass: Array, place: Index, offset: Array, size: int, h: float, theta: float) -> Array:
     """Merge the atoms around each node, in the first law itself, as far as doubles reach from the mean."""
-    upper = offset >= 0.5 * h
+    upper = offset >= 0.5 * h if h < _WIDE else np.zeros_like(place, dtype=bool)
     node = place + upper
     offset = offset - h * upper
     middle = float(mass @ place)
@@ -148,7 +174,7 @@ def composed(laws: Runs, h: float, theta: float, side: int, fineness: float) -> 
     done = [_powered(law, count, theta, side, fineness) for law, count in laws]
     if len(done) == 1:
         return done[0]
-    return _convolved([(moved(law, h, theta, side), 1) for law in done], OUTSIDE)
+    return _held([(moved(law, h, theta, side), 1) for law in done], OUTSIDE, theta, side)
 
 
 def _powered(law: Law, count: int, theta: float, side: int, fineness: float) -> Law:
@@ -160,18 +186,27 @@ def _powered(law: Law, count: int, theta: float, side: int, fineness: float) -> 
     while count > 1 or rest:
         runs = [(law, count), *((part, 1) for part in rest)]
         width = _width(runs)
-        if width <= _MOST_POINTS or count == 1:
-            return _convolved(runs, OUTSIDE)
         batches = min(math.ceil(count / COARSER**2), math.ceil(1.2 * (width / _MOST_POINTS) ** 2))
-        if batches == 1:
-            return _convolved(runs, OUTSIDE)
+        if width <= _MOST_POINTS or batches == 1:
+            return _held(runs, OUTSIDE, theta, side)
         size, left = divmod(count, batches)
-        stage, *more = _convolutions(law, (size, left) if left else (size,), OUTSIDE / (batches + 1))
-        h = fineness * stage.deviation()
-        h = max(h, COARSER * law.h)
+        lost = OUTSIDE / (batches + 1)
+        stage = _held([(law, size)], lost, theta, side)
+        more = [_held([(law, left)], lost, theta, side)] if left else []
+        h = max(fineness * stage.deviation(), COARSER * stage.h)
         law, *rest = (moved(part, h, theta, side) for part in (stage, *more, *rest))
         count = batches
     return law
+
+
+def _held(runs: Runs, lost: float, theta: float, side: int) -> Law:
+    """Compose by one transform; laws too wide for the largest one move to a coarser lattice first."""
+    first, last = _window(runs, lost)
+    while last - first > _MOST_HELD:
+        h = runs[0][0].h * max(2.0, 1.2 * (last - first) / _MOST_HELD)
+        runs = [(moved(law, h, theta, side), count) for law, count in runs]
+        first, last = _window(runs, lost)
+    return _convolved(runs, first, last, lost)
 
 
 def trimmed(law: Law, lost: float) -> Law:
@@ -186,10 +221,6 @@ def excess(law: Law) -> float:
     return int(law.index[-1] - law.index[0]) * _LEAST_BATCH / _MOST_HELD
 
 
-def _convolutions(law: Law, counts: Sequence[int], lost: float) -> list[Law]:
-    return [law if count == 1 else _convolved([(law, count)], lost) for count in counts]
-
-
 def _width(runs: Runs) -> int:
     first, last = _window(runs, OUTSIDE)
     return last - first
@@ -197,17 +228,25 @@ def _width(runs: Runs) -> int:
 
 def _window(runs: Runs, lost: float) -> tuple[int, int]:
     """First and last index between which a composition lies, but for `lost` on either side (Chernoff)."""
-    parts = [(law.mass, law.index.astype(np.float64), law.relative, count) for law, count in runs]
-    variance = sum(count * float(mass @ index**2) for mass, index, _, count in parts)
+    variance = sum(count * float(law.mass @ law.index.astype(np.float64) ** 2) for law, count in runs)
     exponents: Array = _EXPONENTS / max(math.sqrt(variance), 1.0)
     ends = []
-    for sign in (1.0, -1.0):
-        total = sum(
-            count * (cumulant(sign * exponents, index, mass) + error) for mass, index, error, count in parts
-        )
-        most = sum(count * float((sign * index).max()) for _, index, _, count in parts)
+    for sign in (1, -1):
+        total, most = np.zeros_like(exponents), 0.0
+        for law, count in runs:
+            index, mass = _outline(law, sign)
+            total += count * (cumulant(exponents, index, mass) + law.relative)
+            most += count * float(index.max())
         ends.append(min(float(np.min((total - math.log(lost)) / exponents)), most))
     return -math.ceil(ends[1]) - 1, math.ceil(ends[0]) + 1
+
+
+def _outline(law: Law, sign: int) -> tuple[Array, Array]:
+    """Indices in one direction and their masses, gathered in blocks at the far end of each."""
+    step = -(-law.index.size // _OUTLINE)
+    starts = np.arange(0, law.index.size, step)
+    index = np.maximum.reduceat(sign * law.index, starts).astype(np.float64)
+    return index, np.add.reduceat(law.mass, starts)
 
 
 def cumulant(theta: Array, loss: Array, mass: Array) -> Array:
@@ -224,11 +263,10 @@ def cumulant(theta: Array, loss: Array, mass: Array) -> Array:
     return np.asarray(total)
 
 
-def _convolved(runs: Runs, lost: float) -> Law:
-    """One FFT a law, its logarithm times the count, and one FFT back."""
+def _convolved(runs: Runs, first: int, last: int, lost: float) -> Law:
+    """One FFT a law, its logarithm times the count, and one FFT back to the indices first to last."""
     from scipy import fft
 
-    first, last = _window(runs, lost)
     size = int(fft.next_fast_len(max(last - first + 1, 16), real=True))
     unit = 8.0 * UNIT * math.log2(size)
     factors = [_Factor(law, count, size, unit) for law, count in runs]
@@ -250,6 +288,7 @@ def _convolved(runs: Runs, lost: float) -> Law:
         error=2.0 * lost + sum(count * law.l1 for law, count in runs),
         noise=noise,
         points=size,
+        work=max(size, *(law.work for law, _ in runs)),
     )
 
 

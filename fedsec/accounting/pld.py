@@ -75,6 +75,7 @@ class ManyRuns:
     slack: float  # bounds the rest of the error of E_T[g], whatever epsilon
     infinite: float
     side: int
+    points: int  # lattice points it took
     roots: dict[float, float] = field(default_factory=dict)
 
     def delta(self, epsilon: float) -> float:
@@ -198,12 +199,13 @@ def many_runs(steps: Steps, side: int, sign: int, tilt: Tilt, fineness: float, t
         laws.append((law, count))
         logs.append(count * math.log1p(-min(infinite, 1.0 - UNIT)))
     law = composed(laws, h, tilt.theta, side, fineness)
+    points = max(law.work, *(each.index.size for each, _ in laws))
     coarse = 0.25 * fineness * law.deviation()
     if law.index.size > _ENOUGH and coarse > COARSER * law.h:
         law = moved(law, coarse, tilt.theta, side)
     infinite = min(1.0, max(0.0, -math.expm1(math.fsum(logs)) * (1.0 + side * _SUM)))
     slack = gain(tilt.theta) * law.error + law.noise * _roughness(tilt.theta, law.h, law.points)
-    return ManyRuns(law.x, law.mass, tilt.theta, law.scale, law.relative, slack, infinite, side)
+    return ManyRuns(law.x, law.mass, tilt.theta, law.scale, law.relative, slack, infinite, side, points)
 
 
 def _lattices(steps: Steps, tilt: Tilt, fineness: float) -> tuple[list[float], float]:
