@@ -42,7 +42,7 @@ from fedsec.accounting.integer_noise import IntegerNoise
 from fedsec.accounting.numbers import ROUNDING, Array
 from fedsec.accounting.pairs.atoms import Atoms
 from fedsec.accounting.pairs.base import Pair
-from fedsec.accounting.pairs.table import dominance, flattened, shift
+from fedsec.accounting.pairs.table import dominance, flattened, gaussian_mu, shift
 
 SLACK = 1e-10  # relative enlargement of every cumulant: far above quadrature and rounding errors (1e-12)
 _SUBDIVISIONS = 64  # nodes between two losses of a pair's sketch
@@ -115,7 +115,7 @@ def _non_private(event: NonPrivate, beta: Array, relation: NeighboringRelation) 
 def _poisson_sampled(event: PoissonSampled, beta: Array, relation: NeighboringRelation) -> Array:
     """Closed under Gaussian-DP; zero-out costs what add-or-remove costs (`pairs.table`)."""
     inner, q = flattened(event)
-    mu = _gaussian_mu(inner, NeighboringRelation.ADD_OR_REMOVE_ONE)
+    mu = gaussian_mu(inner, NeighboringRelation.ADD_OR_REMOVE_ONE)
     if mu is None or not 0.0 < q < 1.0:
         return _priced(event, beta, relation)
     exact = rdp_sampled.replaced if relation is NeighboringRelation.REPLACE_ONE else rdp_sampled.drawn
@@ -127,7 +127,7 @@ def _without_replacement(
     event: SampledWithoutReplacement, beta: Array, relation: NeighboringRelation
 ) -> Array:
     q = event.sample_size / event.population_size
-    mu = _gaussian_mu(event.event, NeighboringRelation.REPLACE_ONE)
+    mu = gaussian_mu(event.event, NeighboringRelation.REPLACE_ONE)
     if mu is None or not 0.0 < q < 1.0 or relation is NeighboringRelation.ADD_OR_REMOVE_ONE:
         return _priced(event, beta, relation)
     return rdp_sampled.fixed_size(q, mu, beta)
@@ -149,13 +149,6 @@ def _random_allocation(event: RandomAllocation, beta: Array, relation: Neighbori
     with np.errstate(divide="ignore"):
         left_out = 0.5 * (np.log(max(known.above.infinite)) + twice)
     return np.asarray(np.minimum(told, np.logaddexp(_finite(known.above, beta), left_out)))
-
-
-def _gaussian_mu(event: Event, relation: NeighboringRelation) -> float | None:
-    """The mu of noise that is Gaussian-DP, or None."""
-    if isinstance(event, Gaussian):
-        return shift(relation) / event.noise_multiplier
-    return integer_noise.gdp_mu(event, relation) if isinstance(event, IntegerNoise) else None
 
 
 def _priced(event: Event, beta: Array, relation: NeighboringRelation) -> Array:

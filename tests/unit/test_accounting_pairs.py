@@ -25,7 +25,7 @@ from fedsec.accounting import (
 from fedsec.accounting.events import Event
 from fedsec.accounting.pairs.integers import GeometricNoise, discrete_gaussian, skellam
 from fedsec.accounting.pairs.noise import Mixture, NormalNoise
-from fedsec.accounting.pairs.replace import Glued, ReplacedNormal
+from fedsec.accounting.pairs.replace import Glued, ReplacedNormal, ZeroedNormal
 from fedsec.accounting.pairs.table import dominance
 from fedsec.errors import UnsupportedError
 
@@ -338,6 +338,48 @@ class TestSamplesOfFixedSize:
         assert np.all(np.array(found) <= above + 1e-12)
         assert any(np.allclose(one, below, rtol=0.0, atol=1e-12) for one in found)
         assert np.any(np.array(found) > below + 1e-4)
+
+    @pytest.mark.parametrize(("share", "t"), [(0.3, 0.8), (0.05, 1.5), (0.8, 0.3)])
+    def test_zeroing_out_under_gaussian_noise(self, share, t):
+        """The laws with the unit against those with it zeroed, for all contributions on a line."""
+        population = 1000
+        event = SampledWithoutReplacement(Gaussian(1.0 / t), population, round(share * population))
+        above, below = (
+            np.array([hockey_stick(pair, r) for r in LEVELS]) for pair in dominance(event, ZERO)[:2]
+        )
+        z = np.arange(-12.0, 12.0, 1e-3)
+
+        def law(mean, other):
+            parts = [np.exp(-0.5 * (z - m) ** 2) for m in (other, mean)]
+            return ((1 - share) * parts[0] + share * parts[1]) * (1e-3 / math.sqrt(2 * math.pi))
+
+        found = []
+        for unit, other in itertools.product(t * np.linspace(-1.0, 1.0, 9), repeat=2):
+            found.append(sticks(law(unit, other), law(0.0, other)))
+        best = np.max(found, axis=0)
+        assert np.allclose(best, above, rtol=0.0, atol=1e-7)  # attained at every level by some data
+        assert np.all(below <= above + 1e-12)
+
+    @pytest.mark.parametrize(("q", "t"), [(0.01, 1.0), (1e-9, 0.5), (0.9, 3.0), (1e-4, 12.0)])
+    def test_cells_of_a_zeroed_unit(self, q, t):
+        pair = ZeroedNormal(t, q)
+        x = np.concatenate(([0.0], np.geomspace(1e-3 * q, pair.range(1e-200)[1], 12)))
+        cells = pair.cells(x)
+        with mpmath.workdps(60):
+            first, second = (
+                lambda z, m=m: 1 - mpmath.mpf(q) + mpmath.mpf(q) * mpmath.exp(m * (z - m / 2))
+                for m in (2 * mpmath.mpf(t), mpmath.mpf(t))
+            )
+            edges = pair._outcome(x)
+            for a, b in zip(x, edges, strict=True):
+                z = mpmath.mpf(float(b))
+                assert abs(mpmath.log(first(z) / second(z)) - a) <= 1e-11 * (a + q * (1 + t * t))
+            for i, (a, b) in enumerate(itertools.pairwise(edges)):
+                own, there, other = (TestReplacedInAPoissonSample.mass(a - m, b - m) for m in (0, 2 * t, t))
+                p_mass, q_mass = ((1 - mpmath.mpf(q)) * own + mpmath.mpf(q) * m for m in (there, other))
+                assert abs(cells.p[i + 1] / p_mass - 1) <= cells.error[i + 1] + 1e-14
+                assert abs(cells.q[i + 1] / q_mass - 1) <= cells.error[i + 1] + 1e-14
+                assert abs(cells.loss[i + 1] - mpmath.log(p_mass / q_mass)) <= cells.loss_error[i + 1]
 
     @pytest.mark.parametrize(
         "event", [Gaussian(1.0), Laplace(0.7), RandomizedResponse(2.0), ApproximateDP(1.0, 1e-3)]

@@ -20,6 +20,10 @@ Losses above 0 decide the first curve and losses below 0 the second: the pair ta
 of (M, Q) and the negative ones of (Q, M), and has the rest of both laws at loss 0. In one direction (M, Q) is
 attained: by data in which all other units equal the replacement.
 
+**A zeroed unit in them** (`ZeroedNormal`) is nearer to what replaces it than to the other units: t, not 2 t.
+So for alpha >= 1 the worst case is N(2 t) against N(t), with N(0) where the unit is not drawn. In the other
+order both distances are t, b does not matter, and N(t) against N(0) is the worst. Glued, each at its side.
+
 References
 ----------
 [BBG18] Balle, Barthe, Gaboardi, Privacy Amplification by Subsampling, NeurIPS 2018 (arXiv 1807.01647).
@@ -57,12 +61,16 @@ class ReplacedNormal(Pair):
 
     def _loss(self, z: Array) -> Array:
         """Losses at outcomes z."""
-        there, other = (self._relative(side * self.shift * z) for side in (1.0, -1.0))
+        there, other = (self._relative(mean * (z - 0.5 * mean)) for mean in self._means)
         return np.asarray(there - other)
 
+    @property
+    def _means(self) -> tuple[float, float]:
+        """Where the unit puts P's drawn part, and Q's."""
+        return self.shift, -self.shift
+
     def _relative(self, y: Array) -> Array:
-        """Log of 1 - q + q e^(y - t^2 / 2): of a law over N(0, 1)."""
-        y = y - 0.5 * self.shift**2
+        """log(1 - q + q e^y): of a law over N(0, 1)."""
         near = np.log1p(self.probability * np.expm1(np.minimum(y, 600.0)))
         return np.asarray(np.where(y > 600.0, y + math.log(self.probability), near))
 
@@ -83,7 +91,7 @@ class ReplacedNormal(Pair):
         """What both laws share cancels in P - Q = q (N(t) - N(-t)): the loss keeps its digits at scale q."""
         z = np.concatenate(([-np.inf], self._outcome(x), [np.inf]))
         share = self.probability
-        own, there, other = (normal_masses(z - mean) for mean in (0.0, self.shift, -self.shift))
+        own, there, other = (normal_masses(z - mean) for mean in (0.0, *self._means))
         p, q = ((1.0 - share) * own[0] + share * drawn[0] for drawn in (there, other))
         least, excess = np.minimum(p, q), share * (there[0] - other[0])
         wrong = share * (there[1] * there[0] + other[1] * other[0])
@@ -122,7 +130,7 @@ class ReplacedNormal(Pair):
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")
     def _far_loss(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Losses of cells whose masses underflow, from logarithms, and bounds on their errors."""
-        means = (0.0, self.shift, -self.shift)
+        means = (0.0, *self._means)
         (own, a), (there, b), (other, c) = (normal_log_mass(low - mean, high - mean) for mean in means)
         own, drawn = own + math.log1p(-self.probability), math.log(self.probability)
         loss = np.logaddexp(own, there + drawn) - np.logaddexp(own, other + drawn)
@@ -132,15 +140,44 @@ class ReplacedNormal(Pair):
         """Both laws have no more beyond an outcome than their component farthest out."""
         from scipy.special import ndtri_exp
 
-        reach = self.shift - float(ndtri_exp(math.log(max(tail, 5e-324))))
+        reach = self._means[0] - float(ndtri_exp(math.log(max(tail, 5e-324))))
         high = float(self._loss(np.array([reach]))[0])
         return -high, high
 
     def sketch(self) -> Array:
         """Quarters of a standard deviation around each component."""
         middle: Array = np.arange(-_SKETCHED, _SKETCHED, 0.25, dtype=np.float64)
-        z = np.unique(np.concatenate((middle - self.shift, middle, middle + self.shift)))
+        z = np.unique(np.concatenate([middle + mean for mean in (0.0, *self._means)]))
         return np.unique(self._loss(z))
+
+
+class ZeroedNormal(ReplacedNormal):
+    """P = (1 - q) N(0, 1) + q N(2 t, 1) against Q = (1 - q) N(0, 1) + q N(t, 1), for positive losses only.
+
+    They lie where z > 3 t / 2: there the loss rises with z, and e^(t z) solves a quadratic equation.
+    """
+
+    @property
+    def _means(self) -> tuple[float, float]:
+        return 2.0 * self.shift, self.shift
+
+    def _outcome(self, x: Array) -> Array:
+        """Outcomes z at losses x >= 0."""
+        square, log_q = self.shift**2, math.log(self.probability)
+        with np.errstate(divide="ignore", over="ignore"):
+            constant = math.log1p(-self.probability) + x + np.log(-np.expm1(-x))
+            linear = x + log_q - 0.5 * square
+            root = 0.5 * np.logaddexp(2.0 * linear, math.log(4.0) + log_q - 2.0 * square + constant)
+            log_power = np.logaddexp(linear, root) - math.log(2.0) - log_q + 2.0 * square
+            return np.asarray(log_power / self.shift)
+
+    def _edge_errors(self, x: Array) -> Array:
+        """How far rounding moves edges, in losses: at most twice the odds that the unit was drawn as fast."""
+        log_q, size = math.log(self.probability), np.clip(x, 0.0, 1e100)
+        y = 2.0 * self.shift * (self._outcome(size) - self.shift)
+        drawn = np.exp(np.minimum(log_q + y - self._relative(y), 0.0))
+        moved = 8.0 * ROUNDING * (size + 2.0 * drawn * (np.abs(y) + 6.0 * self.shift**2 - log_q))
+        return np.concatenate(([0.0], moved, [0.0]))
 
 
 @dataclass(frozen=True)

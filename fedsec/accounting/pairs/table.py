@@ -40,7 +40,7 @@ from fedsec.accounting.pairs.atoms import Atoms, approximate_dp, randomized_resp
 from fedsec.accounting.pairs.base import Dominance, Pair
 from fedsec.accounting.pairs.integers import GeometricNoise, discrete_gaussian, skellam
 from fedsec.accounting.pairs.noise import LaplaceNoise, Mixture, NormalNoise
-from fedsec.accounting.pairs.replace import Glued, ReplacedNormal
+from fedsec.accounting.pairs.replace import Glued, ReplacedNormal, ZeroedNormal
 from fedsec.errors import UnsupportedError
 
 ONE = NeighboringRelation.REPLACE_ONE
@@ -76,6 +76,13 @@ def dominance(event: Event, relation: NeighboringRelation) -> Dominance | None:
 def shift(relation: NeighboringRelation) -> int:
     """By how many sensitivities the outputs of unsampled noise differ."""
     return 2 if relation is ONE else 1
+
+
+def gaussian_mu(event: Event, relation: NeighboringRelation) -> float | None:
+    """The mu of noise that is Gaussian-DP, or None."""
+    if isinstance(event, Gaussian):
+        return shift(relation) / event.noise_multiplier
+    return gdp_mu(event, relation) if isinstance(event, IntegerNoise) else None
 
 
 def _exact(pair: Pair) -> Dominance:
@@ -189,13 +196,13 @@ def _mixtures(known: Dominance, probability: float) -> tuple[Mixture, Mixture | 
 def _replaced_in_poisson(inner: Event, probability: float) -> Dominance | None:
     """Exact for Gaussian noise; else below is a unit that is replaced by one that contributes nothing."""
     removal = NeighboringRelation.ADD_OR_REMOVE_ONE
-    known = dominance(inner, removal)
-    if known is None or not isinstance(inner, Gaussian | IntegerNoise):
+    known, mu = dominance(inner, removal), gaussian_mu(inner, removal)
+    if known is None or mu is None:
         return None
+    pair = ReplacedNormal(mu, probability)
     if isinstance(inner, Gaussian):
-        return _exact(ReplacedNormal(shift(removal) / inner.noise_multiplier, probability))
-    above = ReplacedNormal(gdp_mu(inner, removal), probability)
-    return Dominance(above, _mixtures(known, probability)[1], symmetric=False)
+        return _exact(pair)
+    return Dominance(pair, _mixtures(known, probability)[1], symmetric=False)
 
 
 @dominance.register
@@ -218,8 +225,12 @@ def _without_replacement(event: SampledWithoutReplacement, relation: Neighboring
     known, attained = dominance(event.event, ONE), dominance(event.event, relation)
     if known is None or attained is None or share == 1.0:
         return attained
-    above, below = Mixture(known.above, share), _mixtures(attained, share)[1]
-    return Dominance(Glued(above, above), below, symmetric=False)
+    mu = None if relation is ONE else gaussian_mu(event.event, relation)
+    if mu is None:
+        above = Glued(Mixture(known.above, share), Mixture(known.above, share))
+    else:
+        above = Glued(ZeroedNormal(mu, share), Mixture(NormalNoise(mu), share))
+    return Dominance(above, _mixtures(attained, share)[1], symmetric=False)
 
 
 @dominance.register
