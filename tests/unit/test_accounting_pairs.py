@@ -495,3 +495,39 @@ class TestTable:
         known = dominance(DiscreteLaplace(2.0**60, 2**60), ADD)
         assert known.below is None
         assert known.above.range(0.0) == (-1.0, 1.0)
+
+    @pytest.mark.parametrize("relation", NeighboringRelation)
+    def test_extreme_parameters(self, relation):
+        """No warning, no NaN, and all of both laws in the cells."""
+        plain = [
+            *(kind(z) for kind in (Gaussian, Laplace) for z in (1e-3, 0.1, 1e4)),
+            *(DiscreteGaussian(s, k, d) for s in (0.05, 1e4) for k in (0.5, 3.5, 1e3) for d in (None, 1)),
+            *(Skellam(v, k, d) for v in (1e-3, 1e5) for k in (1, 1e3) for d in (None, 1)),
+            *(DiscreteLaplace(b, s) for b in (0.01, 1e5, 1e300) for s in (1, 10**6)),
+            *(ApproximateDP(e, d) for e in (0.0, 1e-9, 700.0) for d in (0.0, 1e-300, 0.5)),
+        ]
+        poisson = [PoissonSampled(event, q) for event in plain for q in (1e-9, 0.01, 1 - 1e-12)]
+        fixed = [SampledWithoutReplacement(event, n, b) for event in plain for n, b in ((2, 1), (10**9, 1))]
+        costed = 0
+        for event in (*plain, *poisson, *fixed):
+            try:
+                known = dominance(event, relation)
+            except UnsupportedError:
+                continue
+            for pair in filter(None, known[:2] if known else ()):
+                self.check_all_there(pair)
+                costed += 1
+        assert costed > 100
+
+    @staticmethod
+    def check_all_there(pair):
+        low, high = pair.range(1e-300)
+        sketch = pair.sketch()
+        assert low <= high
+        assert np.all(np.diff(sketch) >= 0.0)
+        assert math.isfinite(pair.anchor)
+        x = np.unique(np.concatenate((sketch[:: max(1, sketch.size // 20)], np.linspace(low, high, 9))))
+        cells = pair.cells(x)
+        assert not any(np.isnan(part).any() for part in cells)
+        assert cells.p.sum() + pair.infinite[0] == pytest.approx(1.0, abs=1e-8)
+        assert cells.q.sum() + pair.infinite[1] == pytest.approx(1.0, abs=1e-8)

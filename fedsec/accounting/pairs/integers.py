@@ -33,9 +33,9 @@ from fedsec.accounting.pairs.atoms import Atoms
 from fedsec.accounting.pairs.base import Cells, Pair
 
 MAX_ATOMS = 2**20  # of an enumerated pair; beyond it noise is so wide that its Gaussian bound is as good
-_DEPTH = 760.0  # tails are cut where Chernoff's bound is e^-760, which no double can hold
+_DEPTH = 760.0  # tails are cut where Chernoff's bound is e^-760
 _NARROWEST = 1e-100  # noise below it has losses beyond all use, whose squares overflow
-_LEAST = 5e-324  # the smallest double: more than both tails that were cut
+_LEAST = 1e-306  # more than both tails that were cut, and still a normal double
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ _NOISE: Kinds = (*_NORMAL, Laplace, DiscreteLaplace)
 _GUARANTEES: Kinds = (RandomizedResponse, ApproximateDP)
 
 _FARTHEST = 1e150  # shifts beyond it, whose squares overflow, hide nothing
+_SLIGHT = 1e-6  # noise so wide that an epsilon of twice the size is as good, and digits are scarce
 _WHOLE = 2**50  # whole numbers beyond it leave no room for rounding
 
 
@@ -226,7 +227,7 @@ def _without_replacement(event: SampledWithoutReplacement, relation: Neighboring
     if known is None or attained is None or share == 1.0:
         return attained
     mu = None if relation is ONE else gaussian_mu(event.event, relation)
-    if mu is None:
+    if mu is None or mu < _SLIGHT:
         above = Glued(Mixture(known.above, share), Mixture(known.above, share))
     else:
         above = Glued(ZeroedNormal(mu, share), Mixture(NormalNoise(mu), share))
