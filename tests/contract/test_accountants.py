@@ -7,14 +7,20 @@ import pytest
 
 from fedsec.accounting import (
     Composed,
+    DiscreteGaussian,
+    DiscreteLaplace,
     Gaussian,
     Laplace,
     NeighboringRelation,
     NonPrivate,
     PLDAccountant,
     PoissonSampled,
+    RandomAllocation,
+    RandomizedResponse,
     RDPAccountant,
     Repeated,
+    SampledWithoutReplacement,
+    Skellam,
 )
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 
@@ -26,6 +32,12 @@ EVENTS = [
     PoissonSampled(Laplace(4.0), 1.0),
     Composed([Gaussian(3.0), Laplace(8.0)]),
     Repeated(Gaussian(2.0), 3),
+    DiscreteGaussian(3.0, 1, dimension=1),
+    Skellam(9.0, 1),
+    DiscreteLaplace(4.0, 2),
+    RandomizedResponse(0.5),
+    PoissonSampled(DiscreteLaplace(4.0, 2), 0.1),
+    RandomAllocation(Gaussian(2.0), 5),
 ]
 
 
@@ -163,3 +175,24 @@ def test_summaries_agree_with_delta(kind):
 def test_without_protection_nothing_is_promised(kind):
     assert kind().compose(NonPrivate()).epsilon(0.999) == math.inf
     assert kind().compose(NonPrivate()).delta(100.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        SampledWithoutReplacement(Gaussian(2.0), 100, 5),
+        SampledWithoutReplacement(DiscreteLaplace(4.0, 1), 100, 5),
+    ],
+    ids=repr,
+)
+def test_samples_of_fixed_size_have_a_replacement(kind, event):
+    with pytest.raises(UnsupportedError, match="use REPLACE_ONE or REPLACE_SPECIAL"):
+        kind().compose(event)
+    spent = {}
+    for relation in (NeighboringRelation.REPLACE_ONE, NeighboringRelation.REPLACE_SPECIAL):
+        accountant = kind(neighboring_relation=relation).compose(event, 20)
+        lower, upper = accountant.epsilon_interval(1e-6)
+        whole = kind(neighboring_relation=relation).compose(event.event, 20).epsilon(1e-6)
+        assert 0.0 <= lower <= upper < whole
+        spent[relation] = upper
+    assert spent[NeighboringRelation.REPLACE_SPECIAL] <= spent[NeighboringRelation.REPLACE_ONE]
