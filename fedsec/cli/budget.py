@@ -167,7 +167,7 @@ def _print_spent(
     """Print what was asked and found, with the relation and the sampler in words."""
     setting = {
         "epsilon, at most": upwards(spent.epsilon),
-        "epsilon, at least": downwards(spent.epsilon_lower),
+        "epsilon, at least": downwards(spent.epsilon_lower) or "0 (no better is known)",
         "delta": spent.delta,
         "what is done": _in_words(event),
         "sampler": "\n".join(spent.samplers) or "none: every unit takes part in every step",
