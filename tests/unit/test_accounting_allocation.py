@@ -202,6 +202,26 @@ def test_noise_too_small_for_ratios_is_priced_as_a_guarantee(selected):
     assert 5000.0 * selected < accountant.epsilon(1e-5) < 6000.0 * selected
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        RandomAllocation(RandomizedResponse(590.0), 1000, 3),
+        RandomAllocation(Gaussian(0.5), 10**4, 9999),
+        RandomAllocation(Gaussian(1e6), 2**53, 10**6),
+        RandomAllocation(Laplace(1 / 500), 10),
+        RandomAllocation(RandomizedResponse(0.0), 10),
+        RandomAllocation(Gaussian(1.0), 2**53, 2**52),
+    ],
+    ids=str,
+)
+def test_extremes_give_atoms(event):
+    above = allocation(event, ADD).above
+    assert above.loss.size
+    assert np.isfinite(above.log_p).all()
+    assert np.isfinite(above.log_q).all()
+    assert 0.0 <= max(above.infinite) < 1.0
+
+
 def test_one_step_that_is_sure_is_the_step():
     assert allocation(RandomAllocation(Laplace(2.0), 1), ADD).above == LaplaceNoise(0.5)
 

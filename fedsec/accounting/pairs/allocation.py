@@ -30,7 +30,7 @@ from fedsec.accounting.pairs.ratios import LARGEST, Law, divided, law_of, pair_o
 from fedsec.errors import UnsupportedError
 
 _SLIGHT = 1e-30  # probability of a loss beyond `LARGEST` that may be given up
-_MOST_STEPS = 2**30  # more are priced as so many: with more of them the ratio's law only narrows
+_MOST_STEPS = 2**30  # more are priced as so many: the ratio's law only narrows, roundings add up
 
 
 @lru_cache(maxsize=64)
@@ -48,8 +48,8 @@ def allocation(event: RandomAllocation, relation: NeighboringRelation) -> Domina
     -------
     Dominance or None
         None where nothing is protected. There is no `below` for num_selected > 1, for more than 2**30 steps,
-        where a step has none, or where its loss exceeds 600 with a probability above 1e-30: what is above
-        then tells the steps, and keeps no more than a bound of their losses.
+        where a step has none, or where losses are too large for ratios in doubles (beyond 600 with a
+        probability above 1e-30): what is above then tells the steps, and keeps just a bound of their losses.
 
     Raises
     ------
@@ -73,9 +73,11 @@ def allocation(event: RandomAllocation, relation: NeighboringRelation) -> Domina
 def _run(step: Dominance, steps: int, selected: int) -> Dominance:
     if steps == selected == 1:
         return step
-    if step.above.range(_SLIGHT)[1] > LARGEST:
+    if step.above.range(_SLIGHT)[1] > LARGEST or selected > _MOST_STEPS:
         return Dominance(_told(step.above, selected), None, symmetric=True)
-    above = pair_of(_blocks(step.above, min(steps, selected * _MOST_STEPS), selected))
+    above = pair_of(_blocks(step.above, min(steps, max(selected, _MOST_STEPS)), selected))
+    if above.infinite[0] >= 1.0 or not above.loss.size:
+        return Dominance(_told(step.above, selected), None, symmetric=True)
     if step.below is None or selected > 1 or steps > _MOST_STEPS:
         return Dominance(above, None, symmetric=False)
     below = pair_of(divided(total(law_of(step.below, -1), steps, -1), steps))

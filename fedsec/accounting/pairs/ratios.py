@@ -9,7 +9,7 @@ and smaller from below; roundings of values are counted in `loss_error`.
 
 References
 ----------
-[SS07] Shaked, Shanthikumar, Stochastic Orders, Springer 2007, chapter 3.
+[SS07] Shaked, Shanthikumar, Stochastic Orders, Springer 2007.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ LARGEST = 600.0  # losses beyond it count as infinite: their ratios are near ove
 _FINENESS = 1.0 / 96.0  # distance of nodes in the bulk, in deviations
 _BULK = 8.0  # deviations from the bulk at which that distance has doubled
 _WIDEST = 0.5  # distance of nodes over their values, at most
+_CLOSEST = 1e-12  # distance of nodes over their values, at least
 _NARROWEST = 1e-15  # deviation of a law that has none
 _FLOOR = 1e-300  # products of masses below it are not computed; one step's mass beyond its nodes
 _HIGHEST = 2.0 / _FLOOR  # ratios beyond it have less mass than the floor
 _FEW = 2**14  # results that are nodes themselves
+_MOST_NODES = 4000  # if more were wanted, they are that much further apart
 _MANY = 1000  # atoms of a pair that are too many to be nodes
 _VAGUE = 1e-9  # error of a loss with which it is not worth keeping
 
@@ -80,12 +82,13 @@ class ManyAtoms(Atoms):
 def law_of(pair: Pair, side: int) -> Law:
     """Return the law of a pair's ratio: from above (side +1) or below (-1)."""
     nodes = np.insert(np.exp(_losses(pair)), 0, 0.0)
-    cells = pair.cells(np.log(nodes[1:]))
+    edges = np.log(nodes[1:])
+    cells = pair.cells(edges)
     known = (cells.q > 0.0) & (cells.loss_error < _VAGUE)
     value = np.where(known, np.exp(cells.loss), nodes)
     mass = np.where(known, cells.q * (1.0 + side * cells.error), 0.0)
     infinite, zero = pair.infinite
-    error = float(cells.loss_error[known].max()) + 2.0 * UNIT
+    error = float(cells.loss_error[known].max()) + 2.0 * UNIT * (1.0 + float(np.abs(edges).max()))
     finest = _finest(pair)
     if side < 0:
         return _kept(Law(np.insert(value, 0, 0.0), np.insert(mass, 0, zero), infinite, finest, error), side)
@@ -226,13 +229,16 @@ def _nodes_of(operation: Operation, a: Law, b: Law) -> Array:
     """Zero, and ascending nodes from the least positive result to the greatest."""
     combine = np.add if operation == "sum" else np.multiply
     few = a.value.size * b.value.size <= _FEW
-    results = np.unique(combine.outer(*((law.value if few else law.value[:2]) for law in (a, b))))
-    results = results[results > 0.0]
+    values = (law.value if few else law.value[[0, 1, -1]] for law in (a, b))
+    with np.errstate(over="ignore"):
+        results = combine.outer(*values)
+    results = np.append(results[results > 0.0], 1.0 if results.max() == 0.0 else results.max())
+    results = np.unique(np.clip(results, 1.0 / _HIGHEST, _HIGHEST))
     if few:
-        return np.insert(results[np.diff(results, prepend=0.0) > 1e-12 * results], 0, 0.0)
+        return np.insert(results[np.diff(results, prepend=0.0) > _CLOSEST * results], 0, 0.0)
     shapes = _shape(a), _shape(b)
     shape = _shape_of_sum(*shapes) if operation == "sum" else _shape_of_product(*shapes)
-    return _nodes(results[0], min(combine(a.value[-1], b.value[-1]), _HIGHEST), shape)
+    return _nodes(results[0], results[-1], shape)
 
 
 def _shape_of_sum(a: _Shape, b: _Shape) -> _Shape:
@@ -257,9 +263,10 @@ def _nodes(low: float, high: float, shape: _Shape) -> Array:
     outside = np.maximum(np.maximum(shape.low - y, y - shape.high), 0.0)
     far = x * np.minimum(finest * _growth(outside / finest), _WIDEST / _FINENESS)
     near = spread * _growth((x - shape.middle) / spread)
-    density = 1.0 / (_FINENESS * np.minimum(far, near))
+    density = 1.0 / np.maximum(_FINENESS * np.minimum(far, near), _CLOSEST * x)
     index = np.insert(np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(x)), 0, 0.0)
-    nodes = np.interp(np.linspace(0.0, index[-1], math.ceil(index[-1]) + 1), index, x)
+    size = min(math.ceil(index[-1]), _MOST_NODES) + 1
+    nodes = np.interp(np.linspace(0.0, index[-1], size), index, x)
     nodes[0], nodes[-1] = low, high
     return np.insert(nodes, 0, 0.0)
 
