@@ -6,10 +6,13 @@ so the best of them all is the answer.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from fedsec.accounting import gaussian, pld
 from fedsec.accounting.events import Event, NeighboringRelation
@@ -90,15 +93,14 @@ class _Refined:
         return _LEFT_OUT * max(delta, _LEAST_DELTA) / sum(count for _, count in self.steps)
 
     def refine(self, tilt: Tilt, fineness: float, delta: float) -> None:
-        """Compute one more bound."""
-        bound = pld.many_runs(self.steps, self.side, self.sign, tilt, fineness, self.tail(delta))
-        self.bounds = [*self.bounds, bound][-_KEPT:]
+        """Compute one more bound, if doubles can hold what it takes."""
+        with contextlib.suppress(FloatingPointError), np.errstate(over="raise"):
+            bound = pld.many_runs(self.steps, self.side, self.sign, tilt, fineness, self.tail(delta))
+            self.bounds = [*self.bounds, bound][-_KEPT:]
 
 
-def _half(steps: Steps | None, side: int, sign: int) -> _Half:
+def _half(steps: Steps, side: int, sign: int) -> _Half:
     """The simplest exact form, or one that can be refined."""
-    if steps is None:
-        return _Constant(0.0, 0.0)
     steps = _collapsed(steps)
     if not steps:
         return _Constant(0.0, 0.0)
@@ -144,7 +146,7 @@ def _corrected(tilt: Tilt, bound: pld.ManyRuns, delta: float) -> Tilt:
     """
     mean, deviation = bound.moments()
     known = bound.epsilon(delta)
-    if not abs(mean - known) > _AWAY * deviation:
+    if deviation == 0.0 or not abs(mean - known) > _AWAY * deviation:
         return tilt
     square = bound.theta**2 + 2.0 * (bound.scale - bound.theta * mean - math.log(delta)) / deviation**2
     theta = min(max(math.sqrt(max(square, 0.0)), 0.5 * bound.theta), 2.0 * bound.theta)
@@ -160,13 +162,11 @@ class Curve:
         self._lost = any(found is None for found, _ in known)
         found = [(each, count) for each, count in known if each is not None]
         above: list[tuple[Pair, int]] = [(each.above, count) for each, count in found]
-        below = [(each.below, count) for each, count in found]
-        attained = [(pair, count) for pair, count in below if pair is not None]
+        below = [
+            (each.below, count) for each, count in found if each.below is not None
+        ]  # fewer runs cost less
         signs = (1,) if all(each.symmetric for each, _ in found) else (1, -1)
-        self._halves = {
-            sign: (_half(attained if len(attained) == len(below) else None, -1, sign), _half(above, 1, sign))
-            for sign in signs
-        }
+        self._halves = {sign: (_half(below, -1, sign), _half(above, 1, sign)) for sign in signs}
         self._fineness = _FINENESS * math.sqrt(min(tolerance / 1e-3, 4.0))
 
     def epsilon_interval(self, delta: float, most: float) -> Interval:

@@ -26,6 +26,7 @@ _MOST_POINTS = 2**16  # of one transform, if it can be helped
 _MOST_HELD = 2**20  # of one transform that must hold a few runs of a law
 COARSER = 8.0
 _WIDE = 300.0  # a step at which nothing of a mass e^-l is left to be merged upwards
+_ON_NODE = 1e-9  # of a step: an atom that rounding put so close below a node counts as on it
 _OUTLINE = 2**11  # blocks of a law that is looked at from afar
 _LEAST_BATCH = 4  # runs that one stage takes at least
 _EXPONENTS: Array = np.geomspace(2e-3, 64.0, 31, dtype=np.float64)  # of Chernoff bounds, in 1/deviations
@@ -104,9 +105,10 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
         return law
     heavy = _heaviest(law, h)
     position = (law.index - heavy) * (law.h / h)
-    node = np.floor(position + 1e-9)
+    doubt = 4.0 * UNIT * float(np.abs(position).max())
+    node = np.floor(position + (0.0 if side > 0 else _ON_NODE))
     offset = np.clip((position - node) * h, 0.0, h)
-    shift = side * 4.0 * UNIT * h * float(np.abs(position).max())
+    shift = side * h * (doubt + (0.0 if side > 0 else _ON_NODE))
     first = int(node.min())
     place = (node - first).astype(np.int64)
     size = int(place.max()) + 2
@@ -115,8 +117,8 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
     total = float(mass.sum())
     index = np.arange(first, first + size)[mass > 0.0]
     mass = mass[mass > 0.0] / total
-    relative = law.relative + 32.0 * UNIT * (1.0 + theta * h)
-    scale = law.scale + math.log(total)
+    relative = law.relative + 32.0 * UNIT + 2.0 * theta * h * doubt
+    scale = law.scale + math.log(total) + theta * shift
     return _centred(
         Law(
             law.origin + law.h * heavy + shift,
@@ -254,7 +256,9 @@ def cumulant(theta: Array, loss: Array, mass: Array) -> Array:
     exponent = np.multiply.outer(theta, loss)
     top = exponent.max(axis=1)
     near = top < 600.0
-    total = np.log1p(np.expm1(np.where(near[:, None], exponent, 0.0)) @ mass)
+    with np.errstate(divide="ignore"):
+        total = np.log1p(np.maximum(np.expm1(np.where(near[:, None], exponent, 0.0)) @ mass, -1.0))
+    near &= total > -30.0
     if not near.all():
         with np.errstate(divide="ignore"):
             far = exponent[~near] + np.log(mass)

@@ -129,7 +129,8 @@ class ManyRuns:
         places = [0.0]
         if self.side < 0:
             mean, deviation = self.moments()
-            places = [mean - part * deviation for part in _PLACES if mean > part * deviation] + places
+            peak = mean - math.log1p(1.0 / self.theta)  # from there g looks at the mean most
+            places = [peak - part * deviation for part in _PLACES if peak > part * deviation] + places
         return next((place for place in places if self.delta(place) > delta), None)
 
     def _narrowed(self, delta: float, low: float, high: float) -> float:

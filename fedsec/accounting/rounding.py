@@ -27,6 +27,7 @@ _ROUNDS = 12  # of exchange between neighbours; each shrinks what is left by the
 _WIDEST = 300.0  # distance of nodes across which mass is not merged: e^600 is still a double
 _UNDERFLOW = 1e-320  # absolute error of masses that doubles can hardly hold
 _NEGLIGIBLE = 1e-9  # doubt, relative to the distance of nodes, that may shift a whole law
+_VISIBLE = 1e-6  # offset of a mean, relative to the distance of nodes, that is worth a move
 _LIGHT = 0.25  # a neighbour with a smaller part of a node's mass is too light to balance it
 _MARGIN = 1e-7  # of a cell: atoms that rounding puts next to a node count as on it
 
@@ -163,7 +164,10 @@ def _pushed(near: Side, far: Side, gap: Array) -> tuple[Side, Side]:
     mass = near.mass + far.mass
     surplus = far.mass * far.offset + near.mass * near.offset
     light_left, light_right = _before(mass) < _LIGHT * mass, _after(mass) < _LIGHT * mass
-    up = np.where((surplus > 0.0) & light_left & ~light_right, _quotient(surplus, far.offset), 0.0)
+    visible = surplus > _VISIBLE * mass * np.minimum(
+        np.append(gap, 1.0), 1.0
+    )  # not an atom that is on its node
+    up = np.where(visible & light_left & ~light_right, _quotient(surplus, far.offset), 0.0)
     down = np.where((surplus < 0.0) & light_right & ~light_left, _quotient(-surplus, -near.offset), 0.0)
     up[-1] = down[0] = 0.0
     wide = np.minimum(gap, _WIDEST)

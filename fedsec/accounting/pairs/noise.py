@@ -44,11 +44,11 @@ class NormalNoise(Pair):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             loss, loss_error = np.log(p / q), p_error + q_error
         far = ~((p > _LEAST) & (q > _LEAST))
-        if far.any():
+        if far.any():  # logarithms know more
             loss[far], loss_error[far] = _far_loss(z[:-1][far], z[1:][far], self.shift)
-        loss_error += ROUNDING * (np.abs(loss) + self.shift**2)
         known = np.isfinite(loss) & (loss_error < 1.0) & ((p > 0.0) | (q > 0.0))
         loss, loss_error = np.where(known, loss, 0.0), np.where(known, loss_error, np.inf)
+        loss_error += ROUNDING * (np.abs(loss) + self.shift**2)
         return Cells(p, q, np.maximum(p_error, q_error), loss, loss_error)
 
     def range(self, tail: float) -> tuple[float, float]:
