@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ def nodes(pair: Pair, sign: int, wanted: float, theta: float, fineness: float, t
 
 
 def _centre(pair: Pair, h: float) -> float:
-    """The mean loss in the cell around the anchor, so that little needs to be moved where most of the mass is."""
+    """The mean loss in the cell around the anchor: where most of the mass is, little needs to be moved."""
     centre = pair.anchor
     if pair.lattice is not None or pair.other_atom is not None:
         return centre
@@ -64,7 +65,7 @@ def _fitted(pair: Pair, wanted: float) -> float:
     """Fit the lattice to the atoms: a multiple of the pair's own, or a part of the distance of two."""
     if pair.lattice is not None:
         return pair.lattice * max(1.0, math.floor(wanted / pair.lattice))
-    if pair.other_atom is not None:
+    if pair.other_atom is not None and pair.other_atom != pair.anchor:
         span = abs(pair.other_atom - pair.anchor)
         return span / max(1, math.ceil(span / wanted))
     return wanted
@@ -74,7 +75,7 @@ def _offsets(end: float, fineness: float, widest: float) -> Index:
     """Whole numbers from 0 to just beyond `end`, further apart the larger they are."""
     near = 1.0 / fineness
     far = min(max(widest, near, end / (fineness * _MOST_NODES)), end)
-    parts: list[Array] = [np.arange(min(near, end) + 1.0)]
+    parts: list[npt.NDArray[Any]] = [np.arange(min(near, end) + 1.0)]
     if far > near:
         parts.append(near * np.exp(fineness * np.arange(math.log(far / near) / fineness + 1.0)))
     if end > far:

@@ -16,18 +16,21 @@ import numpy as np
 
 from fedsec.accounting import gaussian, pld
 from fedsec.accounting.events import Event, NeighboringRelation
+from fedsec.accounting.numbers import Array
 from fedsec.accounting.pairs.base import Pair
 from fedsec.accounting.pairs.noise import NormalNoise
 from fedsec.accounting.pairs.table import dominance
 from fedsec.accounting.tilt import Probe, Steps, Tilt
 
-_FINENESS = 1.0 / 28.0  # of the first lattice, where the tolerance is a thousandth
+_FINENESS = 1.0 / 22.0  # of the first lattice, where the tolerance is a thousandth
+_ROUGH = 8.0  # times as coarse is the bound that comes first
 _PASSES = 5
 _MISSED = 30.0  # times the tolerance: an interval so wide speaks of a wrong tilt
-_MOST_WORK = 2**18  # lattice points of a bound than which no finer one is worth its time
+_MOST_WORK = 2**19  # lattice points of a bound than which no finer one is worth its time
 _LEFT_OUT = 1e-4  # of delta: what all runs together may leave out
 _AWAY = 3.0  # deviations between the mean of a tilted law and the answer: it was tilted wrongly
-_KEPT = 8  # bounds that later questions may use
+_KEPT = 16  # bounds that later questions may use
+_ANCHORS = 8  # places of a curve for which bounds are computed
 _LEAST_DELTA = 1e-300
 _MU = 1e-15  # relative error of mu
 
@@ -92,7 +95,7 @@ class _Refined:
         """What one run may leave out."""
         return _LEFT_OUT * max(delta, _LEAST_DELTA) / sum(count for _, count in self.steps)
 
-    def refine(self, tilt: Tilt, fineness: float, delta: float) -> None:
+    def refine(self, tilt: Tilt, delta: float, fineness: float) -> None:
         """Compute one more bound, if doubles can hold what it takes."""
         with contextlib.suppress(FloatingPointError), np.errstate(over="raise"):
             bound = pld.many_runs(self.steps, self.side, self.sign, tilt, fineness, self.tail(delta))
@@ -122,20 +125,6 @@ def _collapsed(steps: Steps) -> Steps:
 
 
 _Aim = Callable[[_Refined, float], tuple[Tilt, float]]
-
-
-def _tilt_for_delta(half: _Refined, delta: float, known: float) -> Tilt:
-    """The tilt at about the right epsilon, a bound that is known or a rough one.
-
-    Where Rényi bounds are loose, theirs would be far too large.
-    """
-    probe = half.probe(delta)
-    if not half.bounds:
-        rough = _Refined(half.steps, 1, half.sign)
-        rough.refine(probe.for_delta(delta), 8.0 * _FINENESS, delta)
-        known = min(known, rough.epsilon(delta))
-    tilt = probe.for_epsilon(known) if 0.0 < known < math.inf else probe.for_delta(delta)
-    return _corrected(tilt, half.bounds[-1], delta) if half.bounds else tilt
 
 
 def _corrected(tilt: Tilt, bound: pld.ManyRuns, delta: float) -> Tilt:
@@ -175,7 +164,11 @@ class Curve:
             return math.inf, math.inf
 
         def aim(half: _Refined, known: float) -> tuple[Tilt, float]:
-            return _tilt_for_delta(half, delta, known), delta
+            """Aim at the epsilon that is known from above, or where a Rényi bound would be best."""
+            probe = half.probe(delta)
+            if not (half.bounds and 0.0 < known < math.inf):
+                return probe.for_delta(delta), delta
+            return _corrected(probe.for_epsilon(known), half.bounds[-1], delta), delta
 
         return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, most)
 
@@ -191,6 +184,18 @@ class Curve:
 
         return self._narrowed(lambda half: half.delta(epsilon), aim, 10.0 * self._tolerance, most)
 
+    def deltas(self, epsilons: Array) -> tuple[Array, Array]:
+        """Bounds on delta at many epsilons, from all bounds that were ever computed, and some for these."""
+        if self._lost:
+            return np.ones_like(epsilons), np.ones_like(epsilons)
+        for epsilon in np.quantile(epsilons, np.linspace(0.0, 1.0, min(_ANCHORS, epsilons.size))):
+            self.delta_interval(float(epsilon), 1.0)
+        sides = [
+            np.max([[half.delta(float(epsilon)) for epsilon in epsilons] for half in halves], axis=0)
+            for halves in zip(*self._halves.values(), strict=True)
+        ]
+        return sides[0], sides[1]
+
     def _narrowed(
         self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float, most: float
     ) -> Interval:
@@ -203,49 +208,59 @@ class Curve:
                 sign: (answer(low), min(answer(high), most)) for sign, (low, high) in self._halves.items()
             }
             low, high = _worse(intervals.values())
-            sign = max(intervals, key=lambda sign: (intervals[sign][1], -searches[sign].tried))
+            sign = max(intervals, key=lambda sign: (intervals[sign][1], -searches[sign].passes))
             if high <= low * (1.0 + tolerance) or not searches[sign].go_on(intervals[sign], tolerance):
                 return low, max(low, high)
 
 
 class _Search:
-    """Refinement of one direction for one question."""
+    """Refinement of one direction for one question: a rough bound from above first, then both sides."""
 
     def __init__(self, low: _Half, high: _Half, aim: _Aim, fineness: float) -> None:
-        self._halves = [half for half in (low, high) if isinstance(half, _Refined)]
+        self._low, self._high = (half if isinstance(half, _Refined) else None for half in (low, high))
         self._aim, self._fineness = aim, fineness
-        self._aims: list[tuple[Tilt, float]] = []
-        self._width, self._passes = math.inf, _PASSES
+        self._aims: list[tuple[_Refined, Tilt, float]] = []
+        self._width = math.inf
+        self.passes = 0
 
     def go_on(self, interval: Interval, tolerance: float) -> bool:
         """Compute finer bounds; False if there is nothing to be gained."""
-        width = (interval[1] - interval[0]) / interval[1]
-        if not self._halves or self._passes == 0 or width > 0.9 * self._width or self._work > _MOST_WORK:
+        low, high = interval
+        width = (high - low) / high
+        if not (self._low or self._high) or self.passes > _PASSES or width > 0.9 * self._width:
             return False
+        if self.passes == 0 and self._high:
+            self._high.refine(*self._aim(self._high, high), self._fineness * _ROUGH)
+        elif self._work > _MOST_WORK:
+            return False
+        else:
+            self._refine(high, width, tolerance)
+        self.passes += 1
+        return True
+
+    def _refine(self, known: float, width: float, tolerance: float) -> None:
         missed = width > _MISSED * tolerance
-        if not self._aims or missed:
-            self._aims = self._aimed(interval[1])
-        if self._passes < _PASSES:
+        if self._aims:
             wished = 1.1 * math.sqrt(width / tolerance)
             self._fineness /= max(1.5, min(wished, 2.0 if missed else 8.0))
-        for half, (tilt, delta) in zip(self._halves, self._aims, strict=True):
-            half.refine(tilt, self._fineness, delta)
-        self._width, self._passes = math.inf if missed else width, self._passes - 1
-        return True
+            self._width = math.inf if missed else width
+        if missed or not self._aims:
+            self._aims = self._aimed(known)
+        for half, tilt, delta in self._aims:
+            half.refine(tilt, delta, self._fineness)
+
+    def _aimed(self, known: float) -> list[tuple[_Refined, Tilt, float]]:
+        """One aim for both sides, unless their mechanisms differ."""
+        aims: list[tuple[_Refined, Tilt, float]] = []
+        for half in (self._high, self._low):
+            if half is not None:
+                alike = aims and aims[0][0].steps == half.steps
+                aims.append((half, *(aims[0][1:] if alike else self._aim(half, known))))
+        return aims
 
     @property
     def _work(self) -> int:
-        return max((half.bounds[-1].points for half in self._halves if half.bounds), default=0)
-
-    def _aimed(self, known: float) -> list[tuple[Tilt, float]]:
-        first, *others = self._halves
-        aim = self._aim(first, known)
-        return [aim, *(aim if half.steps == first.steps else self._aim(half, known) for half in others)]
-
-    @property
-    def tried(self) -> int:
-        """How many bounds were computed already."""
-        return _PASSES - self._passes
+        return max((half.bounds[-1].points for half, *_ in self._aims if half.bounds), default=0)
 
 
 def _worse(bounds: Iterable[Interval]) -> Interval:

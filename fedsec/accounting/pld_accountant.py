@@ -10,10 +10,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from fedsec import _checks
 from fedsec.accounting.accountant import Accountant, RDPAccountant
 from fedsec.accounting.events import Event, NeighboringRelation
 from fedsec.accounting.interval import Curve, Interval
+from fedsec.accounting.numbers import Array
 from fedsec.accounting.pairs.table import dominance
 from fedsec.errors import UnsupportedError
 
@@ -96,6 +99,9 @@ class PLDAccountant(Accountant):
         """
         return self._answers.delta_interval(_checks.non_negative("epsilon", epsilon))
 
+    def _curve_at(self, epsilons: Array) -> tuple[Array, Array]:
+        return self._answers.curve(epsilons)
+
     def _options(self) -> dict[str, Any]:
         return {"tolerance": self._tolerance}
 
@@ -124,6 +130,12 @@ class _Answers:
             most = self._renyi.delta(epsilon) if self._renyi else 1.0
             self._known[key] = self._curve.delta_interval(epsilon, most)
         return self._known[key]
+
+    def curve(self, epsilons: Array) -> tuple[Array, Array]:
+        low, high = self._curve.deltas(epsilons)
+        if self._renyi:
+            high = np.minimum(high, self._renyi.curve(epsilons)[1])
+        return low, np.maximum(low, high)
 
 
 def _renyi(counts: Mapping[Event, int], relation: NeighboringRelation) -> RDPAccountant | None:
