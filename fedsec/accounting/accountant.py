@@ -405,7 +405,8 @@ def total_cumulant(counts: Mapping[Event, int], beta: Array, relation: Neighbori
     """Return beta times the divergence of a composition; the one place that multiplies by counts."""
     total = np.zeros_like(beta)
     for event, count in counts.items():
-        total += count * np.maximum(cumulant(event, beta, relation), _TINY)
+        price = cumulant(event, beta, relation)
+        total += count * np.where(np.isnan(price), np.inf, np.maximum(price, _TINY))  # unknown is not free
     return np.asarray(total * (1.0 + SLACK))
 
 

@@ -104,7 +104,7 @@ class _Refined:
 
 def _half(steps: Steps, side: int, sign: int) -> _Half:
     """The simplest exact form, or one that can be refined."""
-    steps = _collapsed(steps)
+    steps = _collapsed([(pair, count) for pair, count in steps if not _is_free(pair)])
     if not steps:
         return _Constant(0.0, 0.0)
     pair, count = steps[0]
@@ -113,6 +113,11 @@ def _half(steps: Steps, side: int, sign: int) -> _Half:
     if len(steps) == 1 and count == 1:
         return pld.OneRun(pair, side, sign)
     return _Refined(steps, side, sign)
+
+
+def _is_free(pair: Pair) -> bool:
+    """Whether both laws are the same."""
+    return pair.infinite == (0.0, 0.0) and pair.range(0.0) == (0.0, 0.0)
 
 
 def _collapsed(steps: Steps) -> Steps:

@@ -115,21 +115,23 @@ class _Answers:
     def __init__(self, counts: Mapping[Event, int], relation: NeighboringRelation, tolerance: float) -> None:
         self._curve = Curve(counts, relation, tolerance)
         self._renyi = _renyi(counts, relation)
-        self._known: dict[tuple[str, float], Interval] = {}
+        self._epsilons: dict[float, Interval] = {}  # by delta
+        self._deltas: dict[float, Interval] = {}  # by epsilon
 
     def epsilon_interval(self, delta: float) -> Interval:
-        key = ("epsilon", delta)
-        if key not in self._known:
+        if delta not in self._epsilons:
             most = self._renyi.epsilon(delta) if self._renyi else math.inf
-            self._known[key] = self._curve.epsilon_interval(delta, most)
-        return self._known[key]
+            self._epsilons[delta] = self._curve.epsilon_interval(delta, most)
+        return self._epsilons[delta]
 
     def delta_interval(self, epsilon: float) -> Interval:
-        key = ("delta", epsilon)
-        if key not in self._known:
-            most = self._renyi.delta(epsilon) if self._renyi else 1.0
-            self._known[key] = self._curve.delta_interval(epsilon, most)
-        return self._known[key]
+        """What was promised for some delta holds here as well."""
+        if epsilon not in self._deltas:
+            promised = (delta for delta, (_, high) in self._epsilons.items() if high <= epsilon)
+            most = min(self._renyi.delta(epsilon) if self._renyi else 1.0, *promised, 1.0)
+            low, high = self._curve.delta_interval(epsilon, most)
+            self._deltas[epsilon] = min(low, most), min(high, most)
+        return self._deltas[epsilon]
 
     def curve(self, epsilons: Array) -> tuple[Array, Array]:
         low, high = self._curve.deltas(epsilons)

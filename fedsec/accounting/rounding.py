@@ -109,7 +109,7 @@ def lower(pair: Pair, x: Array, sign: int) -> Atoms:
     node = np.repeat(x, 2)
     least = np.concatenate(([-np.inf], edges)) - _MARGIN * np.repeat(np.append(gap, gap[-1]), 2)
     doubt = cells.loss_error + ROUNDING * np.abs(node)
-    shift = float(np.max(doubt, initial=0.0, where=doubt < _NEGLIGIBLE * gap.min()))
+    shift = 2.0 * float(np.max(doubt, initial=0.0, where=doubt < _NEGLIGIBLE * gap.min()))
     loss = np.maximum(cells.loss - doubt + shift, least)  # an atom on a node must not fall off it
     light[loss - node < -_WIDEST] = 0.0  # so does what lies below the first node: there is no place
     offset = np.where(light > 0.0, -np.expm1(-np.maximum(loss - node, -_WIDEST)), 0.0)

@@ -46,8 +46,9 @@ class Probe:
         return self._tilt(lambda theta, total: total - _log_gain(theta) - theta * epsilon, _ALLOWANCE)
 
     def _tilt(self, bound: Callable[[Array, Array], Array], allowance: float) -> Tilt:
-        usual = math.sqrt(
-            sum(c * d * d for (_, _, c), d in zip(self._parts, self._deviations(0.0), strict=True))
+        usual_deviations = self._deviations(0.0)
+        usual = math.hypot(
+            *(math.sqrt(part[2]) * d for part, d in zip(self._parts, usual_deviations, strict=True))
         )
         theta: Array = np.geomspace(1e-6, 60.0, 65, dtype=np.float64) / usual
         total = sum((count * cumulant(theta, loss, mass) for loss, mass, count in self._parts), np.zeros(65))
@@ -55,7 +56,6 @@ class Probe:
         best = int(np.argmin(value))
         good = (value <= value[best] + allowance) & (theta >= 0.25 * theta[best])
         chosen = float(theta[np.argmax(good)])
-        usual_deviations = self._deviations(0.0)
         deviations = zip(self._deviations(chosen), usual_deviations, strict=True)
         return Tilt(chosen, tuple(max(d, 0.05 * u) for d, u in deviations), float(value[best]))
 
@@ -64,10 +64,10 @@ class Probe:
 
 
 def _deviation(theta: float, loss: Array, mass: Array) -> float:
-    """Standard deviation of a tilted loss; a little above zero where there is just one."""
+    """Standard deviation of a tilted loss; some positive number where there is just one."""
     weight = mass * np.exp(theta * (loss - loss.max()))
     weight /= weight.sum()
-    least = 1e-6 * float(np.abs(loss).max()) + 1e-300
+    least = 1e-6 * float(np.abs(loss).max()) or 1e-3
     return max(least, math.sqrt(float(weight @ (loss - float(weight @ loss)) ** 2)))
 
 
@@ -78,8 +78,9 @@ def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
     """
     low, high = pair.range(tail)
     x = pair.sketch()
-    below = low - 1e-9 * (high - low) - 1e-300  # an atom at the end counts
-    cells = pair.cells(np.unique(np.concatenate(([below, low], x[(x > low) & (x < high)], [high]))))
+    margin = 1e-9 * (high - low) + 1e-300  # atoms at the ends count
+    low, high = low - margin, high + margin
+    cells = pair.cells(np.unique(np.concatenate(([low], x[(x > low) & (x < high)], [high]))))
     cells = Cells(*(part[1:-1] for part in cells))
     mass = cells.p if sign > 0 else cells.q
     kept = (mass > 0.0) & np.isfinite(cells.loss_error)
