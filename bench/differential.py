@@ -52,7 +52,7 @@ def against_references(draws: int, seed: int) -> dict[str, object]:
         except Exception as error:  # an answer was due
             interval, fault = (0.0, math.inf), repr(error)
         outcomes["wrong" if fault else "right"] += 1
-        widths.append(1.0 - interval[0] / interval[1] if interval[1] > 0.0 else 0.0)
+        widths.append(1.0 - interval[0] / interval[1] if interval[0] < interval[1] else 0.0)
         if fault:
             wrong.append({"steps": repr(steps), "relation": relation.name, "delta": delta, "fault": fault})
             print(json.dumps(wrong[-1]), file=sys.stderr, flush=True)

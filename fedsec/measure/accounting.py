@@ -43,7 +43,8 @@ CASES = (
     Case("q = 0.01, z = 1, delta 1e-12", 1.0, 0.01, 1000, 1e-12),
     Case("q = 1e-5, z = 1, a million steps", 1.0, 1e-5, 1_000_000, 1e-9),
 )
-_TOLERANCES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+_TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+_DEFAULT = 1e-3
 
 
 def accountant(repeats: int = 5, cases: Sequence[Case] = CASES) -> dict[str, Any]:
@@ -59,12 +60,12 @@ def accountant(repeats: int = 5, cases: Sequence[Case] = CASES) -> dict[str, Any
 def beside_peers(case: Case, repeats: int = 5) -> dict[str, Any]:
     """Median milliseconds of one epsilon for fedsec and each peer, taking turns, and the bounds found.
 
-    `ours_as_tight` is the time of fedsec at the loosest tolerance of a few whose upper bound is not above
-    the peer's; None if even the finest is.
+    `peer_over_as_tight` compares with fedsec at the loosest tolerance of a few whose upper bound is not above
+    the peer's, and whose lower bound is not below it; None if there is none.
     """
     known = peers.pld_peers()
     bounds = {name: _answer(partial(call, case)) for name, call in known.items()}
-    ours = {f"fedsec, tolerance {t:g}": partial(_interval, case, t) for t in _TOLERANCES}
+    ours = {_named(tolerance): partial(_interval, case, tolerance) for tolerance in _TOLERANCES}
     found = {name: call() for name, call in ours.items()}
     answering = {name: partial(known[name], case) for name, bound in bounds.items() if bound is not None}
     seconds = medians({**ours, "fedsec RDP": partial(_renyi, case), **answering}, repeats)
@@ -72,21 +73,25 @@ def beside_peers(case: Case, repeats: int = 5) -> dict[str, Any]:
         "setting": case._asdict(),
         "epsilon": {**found, **bounds},
         "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
-        "peer_over_default": {name: seconds[name] / seconds[next(iter(ours))] for name in answering},
+        "peer_over_default": {name: seconds[name] / seconds[_named(_DEFAULT)] for name in answering},
         "peer_over_as_tight": {
             name: _over_as_tight(bounds[name], found, seconds, seconds[name]) for name in answering
         },
     }
 
 
+def _named(tolerance: float) -> str:
+    return f"fedsec, tolerance {tolerance:g}"
+
+
 def _over_as_tight(
-    bound: peers.Interval | None,
+    bound: peers.Interval,
     found: dict[str, peers.Interval],
     seconds: dict[str, float],
     peer: float,
 ) -> float | None:
     """The peer's time over that of the loosest of our answers that is no looser than the peer's."""
-    tight = (name for name, (_, upper) in found.items() if bound is not None and upper <= bound[1])
+    tight = (name for name, (low, high) in found.items() if low >= bound[0] and high <= bound[1])
     name = next(tight, None)
     return None if name is None else peer / seconds[name]
 
@@ -181,7 +186,7 @@ def _event(case: Case) -> PoissonSampled:
     return PoissonSampled(Gaussian(case.noise_multiplier), case.sampling_probability)
 
 
-def _interval(case: Case, tolerance: float = _TOLERANCES[0]) -> tuple[float, float]:
+def _interval(case: Case, tolerance: float = _DEFAULT) -> tuple[float, float]:
     composed = PLDAccountant(tolerance=tolerance).compose(_event(case), case.steps)
     return composed.epsilon_interval(case.delta)
 
@@ -216,8 +221,8 @@ def describe(result: dict[str, Any]) -> list[str]:
     """The result of `accountant` in lines for people."""
     lines = [result["what"]]
     for name, case in result["cases"].items():
-        lower, upper = next(iter(case["epsilon"].values()))
-        taken = next(iter(case["milliseconds"].values()))
+        lower, upper = case["epsilon"][_named(_DEFAULT)]
+        taken = case["milliseconds"][_named(_DEFAULT)]
         lines.append(f"  {name}: epsilon {lower:.5g} to {upper:.5g} in {taken:.1f} ms")
     lines += [f"  {line}" for line in _ratios(result["cases"])]
     calibrated = result["calibration to epsilon 3"]

@@ -37,7 +37,9 @@ def judge(steps: Steps, relation: NeighboringRelation, target: float, interval: 
         return f"no interval: {interval}"
     asked = [epsilon for epsilon in (lower, upper) if 0.0 < epsilon < np.inf]
     truth = dict(zip(asked, deltas(steps, relation, asked), strict=True))
-    if lower > 0.0 and (lower == np.inf or truth[lower] < target * (1.0 - 1e-7) - 1e-15 * (target > 1e-9)):
+    if lower == np.inf:  # guarantees that give everything away with a probability above the target
+        truth[lower] = delta(steps, relation, 1e4)
+    if lower > 0.0 and truth[lower] < target * (1.0 - 1e-7) - 1e-15 * (target > 1e-9):
         return f"lower bound {lower!r} has delta {truth.get(lower)!r} < {target!r}"
     if upper == 0.0:
         truth[upper] = delta(steps, relation, 1e-12)
