@@ -29,6 +29,7 @@ _MISSED = 30.0  # times the tolerance: an interval so wide speaks of a wrong til
 _MOST_WORK = 2**19  # lattice points of a bound than which no finer one is worth its time
 _LEFT_OUT = 1e-4  # of delta: what all runs together may leave out
 _AWAY = 3.0  # deviations between the mean of a tilted law and the answer: it was tilted wrongly
+_EXACT = 1e-9  # relative width of an interval that no Rényi bound can narrow: none is so precise
 _KEPT = 16  # bounds that later questions may use
 _ANCHORS = 8  # places of a curve for which bounds are computed
 _LEAST_DELTA = 1e-300
@@ -163,8 +164,11 @@ class Curve:
         self._halves = {sign: (_half(below, -1, sign), _half(above, 1, sign)) for sign in signs}
         self._fineness = _FINENESS * math.sqrt(min(tolerance / 1e-3, 4.0))
 
-    def epsilon_interval(self, delta: float, most: float) -> Interval:
-        """Bounds on the least epsilon that belongs to delta, of which `most` is another one from above."""
+    def epsilon_interval(self, delta: float, most: Callable[[], float]) -> Interval:
+        """Bounds on the least epsilon that belongs to delta; `most` finds another one from above.
+
+        It is asked unless it is known to be no smaller.
+        """
         if self._lost:
             return math.inf, math.inf
 
@@ -175,7 +179,16 @@ class Curve:
                 return probe.for_delta(delta), delta
             return _corrected(probe.for_epsilon(known), half.bounds[-1], delta), delta
 
-        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, most)
+        low, high = self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, math.inf)
+        exact = high <= low * (1.0 + _EXACT)
+        if exact or (high <= low * (1.0 + self._tolerance) and self._renyi_floor(delta) >= high):
+            return low, high
+        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, most())
+
+    def _renyi_floor(self, delta: float) -> float:
+        """What no Rényi bound undercuts, judged by the finest bounds from below."""
+        lows = [low for low, _ in self._halves.values() if isinstance(low, _Refined) and low.bounds]
+        return max((low.bounds[-1].renyi_floor(delta) for low in lows), default=0.0)
 
     def delta_interval(self, epsilon: float, most: float) -> Interval:
         """Bounds on the least delta that belongs to epsilon, of which `most` is another one from above."""

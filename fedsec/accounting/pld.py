@@ -26,6 +26,7 @@ _DEPTH = 60.0
 _CUT = math.exp(-_DEPTH)
 _STEPS = 60  # of a root search at most
 _PLACES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # deviations below the mean
+_FLOORS = 64  # orders at which a Rényi bound is looked at
 _BISECTIONS = 200
 _ENOUGH = 2**13  # atoms of a law that is asked for its answers
 
@@ -74,6 +75,7 @@ class ManyRuns:
     relative: float  # bounds the relative error of E_T[g] and of e^M
     slack: float  # bounds the rest of the error of E_T[g], whatever epsilon
     infinite: float
+    doubt: float  # bounds the error of each mass, beyond the relative one
     side: int
     points: int  # lattice points it took
     roots: dict[float, float] = field(default_factory=dict)
@@ -114,6 +116,32 @@ class ManyRuns:
         if i == losses.size:  # the slack alone is more than delta
             return max(low, self._chernoff(delta)) if self.side > 0 else low
         return self._narrowed(delta, low, float(losses[i]))
+
+    def renyi_floor(self, delta: float) -> float:
+        """Return an epsilon at delta below which no Rényi bound lies; for a bound from below.
+
+        Rényi bounds are (M(t) + log gain(t) - log(delta)) / t over all t > 0, with the cumulant M of the
+        loss, which is at least that of this law. M is convex: above each of some t it is at least its
+        tangent there, and log gain, which falls, is at least what it is at the next t. Below them M is at
+        least 0; above, both terms over t rise.
+        """
+        mass = np.maximum(self.mass - self.doubt, 0.0)
+        x, mass = self.x[mass > 0.0], mass[mass > 0.0]
+        if not x.size:
+            return 0.0
+        t: Array = np.geomspace(1.0 / 16.0, 16.0, _FLOORS, dtype=np.float64) * self.theta
+        log_gain = -np.log1p(t) - t * np.log1p(1.0 / t)
+        exponent = np.multiply.outer(t - self.theta, x) + np.log(mass)
+        most = exponent.max(axis=1)
+        weight = np.exp(exponent - most[:, None])
+        total = weight.sum(axis=1)
+        slope = weight @ x / total
+        tangent = self.scale - self.relative + most + np.log(total) - slope * t - math.log(delta)
+        inner = tangent[:-1] + log_gain[1:]
+        inner = inner / np.where(inner > 0.0, t[1:], t[:-1]) + slope[:-1]
+        first = (log_gain[0] - math.log(delta)) / t[0]
+        last = slope[-1] + (min(tangent[-1], 0.0) + log_gain[-1]) / t[-1]
+        return float(min(first, inner.min(), last)) * (1.0 - _SUM)
 
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation of the tilted law."""
@@ -206,7 +234,9 @@ def many_runs(steps: Steps, side: int, sign: int, tilt: Tilt, fineness: float, t
         law = moved(law, coarse, tilt.theta, side)
     infinite = min(1.0, max(0.0, -math.expm1(math.fsum(logs)) * (1.0 + side * _SUM)))
     slack = gain(tilt.theta) * law.error + law.noise * _roughness(tilt.theta, law.h, law.points)
-    return ManyRuns(law.x, law.mass, tilt.theta, law.scale, law.relative, slack, infinite, side, points)
+    return ManyRuns(
+        law.x, law.mass, tilt.theta, law.scale, law.relative, slack, infinite, law.l1, side, points
+    )
 
 
 def _lattices(steps: Steps, tilt: Tilt, fineness: float) -> tuple[list[float], float]:

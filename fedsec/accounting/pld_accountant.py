@@ -120,8 +120,10 @@ class _Answers:
 
     def epsilon_interval(self, delta: float) -> Interval:
         if delta not in self._epsilons:
-            most = self._renyi.epsilon(delta) if self._renyi else math.inf
-            self._epsilons[delta] = self._curve.epsilon_interval(delta, most)
+            renyi = self._renyi
+            self._epsilons[delta] = self._curve.epsilon_interval(
+                delta, lambda: renyi.epsilon(delta) if renyi else math.inf
+            )
         return self._epsilons[delta]
 
     def delta_interval(self, epsilon: float) -> Interval:
