@@ -180,10 +180,13 @@ class Curve:
             return _corrected(probe.for_epsilon(known), half.bounds[-1], delta), delta
 
         low, high = self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, math.inf)
-        exact = high <= low * (1.0 + _EXACT)
-        if exact or (high <= low * (1.0 + self._tolerance) and self._renyi_floor(delta) >= high):
+        narrow = high <= low * (1.0 + self._tolerance)
+        if high <= low * (1.0 + _EXACT) or (narrow and self._renyi_floor(delta) >= high):
             return low, high
-        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, most())
+        other = most()
+        if narrow or other >= high:
+            return low, max(low, min(high, other))
+        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, other)
 
     def _renyi_floor(self, delta: float) -> float:
         """What no Rényi bound undercuts, judged by the finest bounds from below."""

@@ -115,6 +115,8 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
     rounded = _spread if side > 0 else _gathered
     mass = rounded(law.mass, place, offset, size, h, theta)
     total = float(mass.sum())
+    if not 0.0 < total < math.inf:
+        raise FloatingPointError(f"a law moved to steps of {h} is out of range")
     index = np.arange(first, first + size)[mass > 0.0]
     mass = mass[mass > 0.0] / total
     relative = law.relative + 32.0 * UNIT + 2.0 * theta * h * doubt
@@ -176,6 +178,7 @@ def composed(laws: Runs, h: float, theta: float, side: int, fineness: float) -> 
     done = [_powered(law, count, theta, side, fineness) for law, count in laws]
     if len(done) == 1:
         return done[0]
+    h = max(h, *(int(law.index[-1] - law.index[0]) * law.h / _MOST_HELD for law in done))
     return _held([(moved(law, h, theta, side), 1) for law in done], OUTSIDE, theta, side)
 
 
@@ -195,7 +198,7 @@ def _powered(law: Law, count: int, theta: float, side: int, fineness: float) -> 
         lost = OUTSIDE / (batches + 1)
         stage = _held([(law, size)], lost, theta, side)
         more = [_held([(law, left)], lost, theta, side)] if left else []
-        h = max(fineness * stage.deviation(), COARSER * stage.h)
+        h = max(fineness * stage.deviation(), COARSER * stage.h, *(part.h for part in (*more, *rest)))
         law, *rest = (moved(part, h, theta, side) for part in (stage, *more, *rest))
         count = batches
     return law
