@@ -68,8 +68,8 @@ def dp_accounting(case: Case) -> Interval:
     return 0.0, float(PLDAccountant().compose(_dp_event(case)).get_epsilon(case.delta))
 
 
-def dp_accounting_interval(case: Case) -> Interval:
-    """Optimistic and pessimistic privacy buckets on its grid of 1e-4."""
+def dp_accounting_interval(case: Case, grid: float = 1e-4) -> Interval:
+    """Optimistic and pessimistic privacy buckets; 1e-4 is its default grid."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     def bound(pessimistic: bool) -> float:
@@ -77,6 +77,7 @@ def dp_accounting_interval(case: Case) -> Interval:
             case.noise_multiplier,
             sampling_prob=case.sampling_probability,
             pessimistic_estimate=pessimistic,
+            value_discretization_interval=grid,
             use_connect_dots=False,
         )
         return float(law.self_compose(case.steps).get_epsilon_for_delta(case.delta))
