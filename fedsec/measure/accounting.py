@@ -227,9 +227,8 @@ def describe(result: dict[str, Any]) -> list[str]:
     lines += [f"  {line}" for line in _ratios(result["cases"])]
     calibrated = result["calibration to epsilon 3"]
     for name, noise in calibrated["noise_multiplier"].items():
-        lines.append(
-            f"  calibration to epsilon 3, {name}: {noise:.6g} in {calibrated['seconds'][name]:.3f} s"
-        )
+        answer = "no answer" if noise is None else f"{noise:.6g}"
+        lines.append(f"  calibration to epsilon 3, {name}: {answer} in {calibrated['seconds'][name]:.3f} s")
     for name, taken in result["divergences"]["milliseconds"].items():
         lines.append(f"  {name}: {taken:.2f} ms")
     return lines
