@@ -216,3 +216,17 @@ def combined_cells(
     kernel = getattr(_lib, f"fs_{operation}_{'own_' if b is None else ''}cells")
     kernel(*cells, *atoms, floor)
     return mass, moment
+
+
+def sampled_cumulants(
+    against: Literal["drawn", "replaced"], q: float, t: float, beta: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Logarithms of A at orders 1 + beta for Gaussian noise on a Poisson sample [csrc/renyi.c].
+
+    `t` is the shift in standard deviations, above 0, `q` a probability inside (0, 1), and each beta is above
+    0. Infinite where quadrature has no answer.
+    """
+    require_array("beta", beta, (np.float64,))
+    out = np.empty_like(beta)
+    getattr(_lib, f"fs_{against}_cumulants")(pointer(out), pointer(beta), beta.size, q, t)
+    return out

@@ -48,7 +48,10 @@ _START = np.exp2(np.arange(-6.0, 13.0))  # orders minus one, where the search be
 _TINY = 1e-300  # no cumulant counts for less: underflow must not make anything free
 _STRIDES = 4.0 ** np.arange(1.0, 17.0)  # how it goes on beyond an end,
 _EXTENSIONS = 4  # so often at most: down to 1e-40, up to 1e42
-_ZOOMS = 5  # how often the bracket around the best order shrinks to an eighth
+_ZOOMS = 20  # how often at most the bracket around the best order shrinks, to a third or far less,
+_LEFT = 1e-10  # until no more than this is left to gain, relative,
+_NARROW = 1e-9  # or until its logarithmic width is this
+_CLOSER = np.array([1.0, 0.8, 0.6, 0.4, 0.2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-10])  # to a parabola's minimum
 _ORDERS = np.exp2(np.arange(-30.0, 44.0, 1.0 / 16.0))  # minus one, for a whole curve
 _LARGEST_EPSILON = 1e290  # of a curve; beyond it exponents overflow, and delta is no larger
 _INFINITE_IS_MEANT = np.errstate(over="ignore", divide="ignore")
@@ -450,15 +453,35 @@ def epsilon_at(cumulant: Array, beta: Array, log_inverse: float) -> Array:
 
 @_INFINITE_IS_MEANT
 def _minimum(bound: Callable[[Array], Array], beta: Array) -> float:
-    """Return the least value of a bound that has a single valley over the orders, to 1e-9 relative."""
+    """Return the least value of a bound that has a single valley over the orders, to 1e-9 relative.
+
+    A parabola through the lowest three values, in log(beta), tells where to look next: the new orders crowd
+    around its minimum, which is soon the bound's if that is smooth, and reach to the ends of the bracket.
+    """
     beta, value = _bracketed(bound, beta)
-    least = value.min()
+    x, least = np.log(beta), value.min()
     for _ in range(_ZOOMS):
-        i = int(np.argmin(value))
-        beta = np.geomspace(beta[max(i - 1, 0)], beta[min(i + 1, beta.size - 1)], 17)
-        value = bound(beta)
+        i = min(max(int(np.argmin(value)), 1), x.size - 2)
+        a, b, c = x[i - 1 : i + 2].tolist()
+        vertex, left = _parabola(a, b, c, *value[i - 1 : i + 2].tolist())
+        if not (left > _LEFT * abs(least) and c - a > _NARROW):
+            break
+        x = np.concatenate((vertex + (a - vertex) * _CLOSER, [vertex], vertex + (c - vertex) * _CLOSER[::-1]))
+        value = bound(np.exp(x))
         least = min(least, value.min())
     return float(least)
+
+
+def _parabola(a: float, b: float, c: float, at_a: float, at_b: float, at_c: float) -> tuple[float, float]:
+    """Where the parabola through three points is least, and how far below at_b any convex curve may fall.
+
+    The former lies where it does if at_b is the least value. A convex curve through two of the points is
+    above their line beyond the second one.
+    """
+    fall, rise = (at_b - at_a) / (b - a), (at_c - at_b) / (c - b)
+    bend = (rise - fall) / (c - a)
+    vertex = b - 0.5 * (fall + bend * (b - a)) / bend if 0.0 < bend < math.inf else b
+    return min(max(vertex, 0.5 * (a + b)), 0.5 * (b + c)), max(-fall * (c - b), rise * (b - a))
 
 
 def _bracketed(bound: Callable[[Array], Array], beta: Array) -> tuple[Array, Array]:
