@@ -126,7 +126,7 @@ def _collapsed(steps: Steps) -> Steps:
     normal = [(pair.shift, count) for pair, count in steps if isinstance(pair, NormalNoise)]
     if not normal:
         return steps
-    mu = math.sqrt(math.fsum(count * shift**2 for shift, count in normal))
+    mu = math.hypot(*(math.sqrt(count) * shift for shift, count in normal))
     return [*(step for step in steps if not isinstance(step[0], NormalNoise)), (NormalNoise(mu), 1)]
 
 
@@ -177,7 +177,8 @@ class Curve:
             probe = half.probe(delta)
             if not (half.bounds and 0.0 < known < math.inf):
                 return probe.for_delta(delta), delta
-            return _corrected(probe.for_epsilon(known), half.bounds[-1], delta), delta
+            tilt = probe.for_epsilon(known)
+            return (_corrected(tilt, half.bounds[-1], delta) if len(half.bounds) > 1 else tilt), delta
 
         low, high = self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, math.inf)
         narrow = high <= low * (1.0 + self._tolerance)

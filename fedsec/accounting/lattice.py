@@ -25,8 +25,9 @@ OUTSIDE = 1e-10  # what windows may miss on either side, all in all, in the tilt
 _MOST_POINTS = 2**16  # of one transform, if it can be helped
 _MOST_HELD = 2**20  # of one transform that must hold a few runs of a law
 COARSER = 8.0
-_WIDE = 300.0  # a step at which nothing of a mass e^-l is left to be merged upwards
+_WIDE = 10.0  # a step at which nothing of a mass e^-l is left to be merged upwards
 _ON_NODE = 1e-9  # of a step: an atom that rounding put so close below a node counts as on it
+_DEEP = 46.0  # a transform below e^-46 counts as zero
 _OUTLINE = 2**11  # blocks of a law that is looked at from afar
 _LEAST_BATCH = 4  # runs that one stage takes at least
 _EXPONENTS: Array = np.geomspace(2e-3, 64.0, 31, dtype=np.float64)  # of Chernoff bounds, in 1/deviations
@@ -75,6 +76,8 @@ Runs = Sequence[tuple[Law, int]]
 
 def tilted(grid: Grid, atoms: Atoms, theta: float) -> Law:
     """Tilt masses of the first law at the nodes of a grid."""
+    if not np.isfinite(atoms.mass).all():
+        raise FloatingPointError("masses that are not finite")
     kept = atoms.mass > 0.0
     origin = grid.origin - atoms.shift
     x, mass, index = grid.x[kept] - atoms.shift, atoms.mass[kept], grid.index[kept]
@@ -117,6 +120,7 @@ def moved(law: Law, h: float, theta: float, side: int) -> Law:
     total = float(mass.sum())
     if not 0.0 < total < math.inf:
         raise FloatingPointError(f"a law moved to steps of {h} is out of range")
+    total = max(total, 1.0)  # what a lower law lost stays lost: errors refer to what it was
     index = np.arange(first, first + size)[mass > 0.0]
     mass = mass[mass > 0.0] / total
     relative = law.relative + 32.0 * UNIT + 2.0 * theta * h * doubt
@@ -142,7 +146,8 @@ def _heaviest(law: Law, h: float) -> float:
     heaviest = law.index[int(np.argmax(law.mass))]
     around = np.abs(law.index - heaviest) * (2.0 * law.h) <= h
     mass = law.mass[around]
-    return float(mass @ law.index[around]) / float(mass.sum())
+    total = float(mass.sum())
+    return float(mass @ law.index[around]) / total if total > 0.0 else float(heaviest)
 
 
 def _spread(mass: Array, place: Index, offset: Array, size: int, h: float, theta: float) -> Array:
@@ -278,13 +283,19 @@ def _convolved(runs: Runs, first: int, last: int, lost: float) -> Law:
     unit = 8.0 * UNIT * math.log2(size)
     factors = [_Factor(law, count, size, unit) for law, count in runs]
     log_size = sum((factor.log_size for factor in factors), np.zeros(size // 2 + 1))
-    angle = sum((factor.angle for factor in factors), np.zeros(size // 2 + 1))
-    magnitude = np.exp(log_size)
-    mass = np.roll(np.maximum(fft.irfft(magnitude * np.exp(1j * angle), size), 0.0), -first)
-    phase = 8.0 * UNIT * (1.0 + sum(factor.spread for factor in factors)) * magnitude
+    seen = np.flatnonzero(log_size > -_DEEP)  # of a smooth law few frequencies are
+    magnitude = np.exp(log_size[seen])
+    angles = [factor.angle(seen) for factor in factors]
+    transform = np.zeros(size // 2 + 1, dtype=np.complex128)
+    transform[seen] = magnitude * np.exp(1j * sum(angles, np.zeros(seen.size)))
+    mass = np.roll(np.maximum(fft.irfft(transform, size), 0.0), -first)
+    if not mass.any():
+        raise FloatingPointError("nothing is left of a law")
+    spread = sum((np.abs(angle) for angle in angles), 1.0 - log_size[seen])
     noise = (
-        unit * _norm(magnitude, size) + _norm(phase, size) + sum(factor.noise(log_size) for factor in factors)
+        unit * _norm(magnitude, size) + _norm(8.0 * UNIT * spread * magnitude, size) + 2.0 * math.exp(-_DEEP)
     )
+    noise += sum(factor.noise(log_size) for factor in factors)
     return Law(
         origin=math.fsum(count * law.origin for law, count in runs),
         h=runs[0][0].h,
@@ -315,19 +326,24 @@ class _Factor:
         from scipy import fft
 
         f = np.bincount(law.index % size, weights=law.mass, minlength=size)
+        total = float(f.sum())
         narrow = f[0] > 0.5
         if narrow:
-            f[0] -= f.sum()
+            f[0] -= total
         w = fft.rfft(f)
         if narrow:
-            w += 1.0
+            w += total
         with np.errstate(divide="ignore"):
-            size_of_one = np.maximum(np.minimum(np.log(np.abs(w)), 0.0), -1e3)
-        self._count, self._size, self._of_one = count, size, size_of_one
-        self._angle_of_one = np.arctan2(w.imag, w.real)
-        self.log_size, self.angle = count * size_of_one, count * self._angle_of_one
-        self.spread = count * (np.abs(self._angle_of_one) - size_of_one)
+            of_one = 0.5 * np.log(w.real**2 + w.imag**2)
+        self._count, self._size, self._transform = count, size, w
+        self._of_one = np.maximum(np.minimum(of_one, 0.0), -1e3)
+        self.log_size = count * self._of_one
         self._error = tuple(unit * float(norm) + 4.0 * UNIT for norm in (np.abs(f).sum(), np.linalg.norm(f)))
+
+    def angle(self, places: Index) -> Array:
+        """Angle of the power at some frequencies."""
+        w = self._transform[places]
+        return np.asarray(self._count * np.arctan2(w.imag, w.real))
 
     def noise(self, log_size: Array) -> float:
         """Bound the Euclidean norm that errors of the transform leave in the composition.
@@ -336,6 +352,8 @@ class _Factor:
         each e is at most a multiple of the l1 norm, and all together of the Euclidean norm, of the law.
         """
         each, together = self._error
+        if self._count == 1:
+            return each
         others = log_size - self.log_size
         raised = (self._count - 1) * np.minimum(np.log(np.exp(self._of_one) + each), 0.0)
         return self._count * min(each * _norm(np.exp(others + raised), self._size), together)

@@ -47,6 +47,8 @@ class OneRun:
         mass, error, loss, loss_error = (float(part[1]) for part in cells)
         distance = loss - epsilon + self._side * (loss_error + ROUNDING * (abs(loss) + epsilon))
         part = -math.expm1(-max(distance, 0.0)) * mass * max(1.0 + self._side * (error + ROUNDING), 0.0)
+        if math.isnan(part):
+            return 1.0 if self._side > 0 else 0.0
         return min(1.0, part + self._infinite)
 
     def epsilon(self, delta: float) -> float:
@@ -90,7 +92,7 @@ class ManyRuns:
         value = float(np.sum(self.mass[first:last] * np.exp(-self.theta * y) * -np.expm1(-y)))
         value = value * (1.0 + self.side * _SUM) + self.side * (self.slack + _CUT)
         if self.side > 0:
-            value = min(value, gain(self.theta))
+            value = min(value, gain(self.theta) * (1.0 + self.doubt))
         if value <= 0.0:
             return self.infinite
         exponent = math.log(value) + self.scale - self.theta * epsilon
@@ -186,7 +188,7 @@ class ManyRuns:
     def _chernoff(self, delta: float) -> float:
         """Epsilon from the cumulant alone, where even a bound from above meets delta."""
         budget = math.log(delta - self.infinite)
-        least = (self.scale + math.log(gain(self.theta)) - budget) / self.theta
+        least = (self.scale + math.log(gain(self.theta) * (1.0 + self.doubt)) - budget) / self.theta
         size = (1.0 + abs(self.scale) + abs(budget) + self.theta * abs(least)) / self.theta
         return least + 4.0 * _SUM * size + self.relative / self.theta
 

@@ -24,7 +24,7 @@ from fedsec.accounting.numbers import ROUNDING, Array
 from fedsec.accounting.pairs.base import Pair
 
 _ROUNDS = 12  # of exchange between neighbours; each shrinks what is left by the size of a cell
-_WIDEST = 300.0  # distance of nodes across which mass is not merged: e^600 is still a double
+_WIDEST = 10.0  # distance across which mass is not merged: e^10 2^-53 of it would be lost to rounding
 _UNDERFLOW = 1e-320  # absolute error of masses that doubles can hardly hold
 _NEGLIGIBLE = 1e-9  # doubt, relative to the distance of nodes, that may shift a whole law
 _VISIBLE = 1e-6  # offset of a mean, relative to the distance of nodes, that is worth a move
@@ -33,7 +33,7 @@ _MARGIN = 1e-7  # of a cell: atoms that rounding puts next to a node count as on
 
 
 class Atoms(NamedTuple):
-    """Masses of the first law at the nodes, each lowered by `shift`, and its mass at infinite loss."""
+    """Masses of the first law at the nodes less `shift`, and its mass at infinite loss."""
 
     mass: Array
     infinite: float
@@ -84,13 +84,19 @@ def upper(pair: Pair, x: Array, sign: int) -> Atoms:
     cells = directed(pair, x, sign)
     heavy = cells.mass * (1.0 + cells.error) + _UNDERFLOW
     gap = np.diff(x)
-    offset = cells.loss[1:-1] + cells.loss_error[1:-1] + ROUNDING * np.abs(x[1:]) - x[:-1]
-    right = right_share(np.clip(offset, 0.0, gap), gap)
+    doubt = cells.loss_error[1:-1] + ROUNDING * np.abs(x[1:])
+    shift = _shift(doubt, gap)  # what rounding puts beyond the end of its cell must not be cut off
+    right = right_share(np.clip(cells.loss[1:-1] + doubt - shift - x[:-1], 0.0, gap), gap)
     mass = np.zeros_like(x)
     mass[:-1] = heavy[1:-1] * (1.0 - right)
     mass[1:] += heavy[1:-1] * right
     mass[0] += heavy[0]
-    return Atoms(mass, float(heavy[-1]) + infinite_mass(pair, sign) * (1.0 + ROUNDING))
+    return Atoms(mass, float(heavy[-1]) + infinite_mass(pair, sign) * (1.0 + ROUNDING), -shift)
+
+
+def _shift(doubt: Array, gap: Array) -> float:
+    """Doubt that is small against the distance of nodes: the whole law moves by it instead."""
+    return 2.0 * float(np.max(doubt, initial=0.0, where=doubt < _NEGLIGIBLE * gap.min()))
 
 
 def right_share(offset: Array, gap: Array | float) -> Array:
@@ -109,10 +115,14 @@ def lower(pair: Pair, x: Array, sign: int) -> Atoms:
     node = np.repeat(x, 2)
     least = np.concatenate(([-np.inf], edges)) - _MARGIN * np.repeat(np.append(gap, gap[-1]), 2)
     doubt = cells.loss_error + ROUNDING * np.abs(node)
-    shift = 2.0 * float(np.max(doubt, initial=0.0, where=doubt < _NEGLIGIBLE * gap.min()))
+    shift = _shift(doubt, gap)
     loss = np.maximum(cells.loss - doubt + shift, least)  # an atom on a node must not fall off it
-    light[loss - node < -_WIDEST] = 0.0  # so does what lies below the first node: there is no place
+    light[0] = 0.0  # below the first node there is no place
     offset = np.where(light > 0.0, -np.expm1(-np.maximum(loss - node, -_WIDEST)), 0.0)
+    fallen = np.where(loss - node < -_WIDEST, light, 0.0)[2::2]  # goes to the next node below as it is
+    offset[1:-1:2] = _quotient(light[1:-1:2] * offset[1:-1:2], light[1:-1:2] + fallen)
+    light[1:-1:2] += fallen
+    light[2::2] -= fallen
     infinite = infinite_mass(pair, sign) * (1.0 - ROUNDING)
     mass = merged(Side(light[::2], offset[::2]), Side(light[1::2], offset[1::2]), gap)
     return Atoms(mass, infinite, shift)
@@ -172,8 +182,9 @@ def _pushed(near: Side, far: Side, gap: Array) -> tuple[Side, Side]:
     up[-1] = down[0] = 0.0
     wide = np.minimum(gap, _WIDEST)
     up[:-1][wide < gap] = 0.0
-    arrived_up = np.append(0.0, 1.0 - np.exp(wide) * (1.0 - far.offset[:-1]))
-    arrived_down = np.append(1.0 - np.exp(-gap) * (1.0 - near.offset[1:]), 0.0)
+    down[1:][wide < gap] = 0.0
+    arrived_up = np.append(0.0, np.exp(wide) * far.offset[:-1] - np.expm1(wide))
+    arrived_down = np.append(np.exp(-wide) * near.offset[1:] - np.expm1(-wide), 0.0)
     near = _joined(Side(near.mass - down, near.offset), Side(_before(up), arrived_up))
     return near, _joined(Side(far.mass - up, far.offset), Side(_after(down), arrived_down))
 

@@ -180,12 +180,14 @@ class Mixture(Pair):
 
     def _inner_loss(self, x: Array) -> Array:
         """The inverse of `loss`; -infinity where there is no loss so small."""
-        q, large = self.probability, x > 30.0
-        odds = np.expm1(np.where(large, 0.0, x)) / q
+        q = self.probability
+        large, excess = x > 30.0, np.expm1(np.minimum(x, 30.0))
+        rare = excess > 1e10 * q
         with np.errstate(divide="ignore"):
-            near = np.log1p(np.maximum(odds, -1.0))
+            near = np.log1p(np.maximum(np.where(rare, 0.0, excess) / q, -1.0))
+            middle = np.log(np.where(rare, excess + q, 1.0)) - math.log(q)
         far = x - math.log(q) + np.log1p(-(1.0 - q) * np.exp(-np.maximum(x, 30.0)))
-        return np.asarray(np.where(large, far, near))
+        return np.asarray(np.where(large, far, np.where(rare, middle, near)))
 
     def cells(self, x: Array) -> Cells:
         """Cells of the inner pair, mixed; P's odds to Q keep their digits at the scale of q."""
@@ -204,8 +206,9 @@ class Mixture(Pair):
 
     def _slope(self, y: Array) -> Array:
         """dx/dy, the probability that the unit was drawn."""
-        odds = math.log(self.probability) - math.log1p(-self.probability) + y
-        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * odds))
+        from scipy.special import expit
+
+        return np.asarray(expit(math.log(self.probability) - math.log1p(-self.probability) + y))
 
     def _with_undrawn(self, cells: Cells, x: Array) -> Cells:
         """Add the atom at log(1 - q) that Q's mass at infinite inner loss becomes."""
@@ -219,7 +222,9 @@ class Mixture(Pair):
         q[i] += extra
         p[i] += (1.0 - self.probability) * extra
         loss, loss_error = cells.loss.copy(), cells.loss_error.copy()
-        loss_error[i] = (loss_error[i] if cells.q[i] > 0.0 else 0.0) + 8.0 * ROUNDING * self.probability
+        loss_error[i] = (loss_error[i] if cells.q[i] > 0.0 else 0.0) + 8.0 * ROUNDING * self.probability / (
+            1.0 - self.probability
+        )
         loss[i] = math.log1p(excess / q[i])
         return Cells(p, q, np.maximum(cells.error, 4.0 * ROUNDING), loss, loss_error)
 
