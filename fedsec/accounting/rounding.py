@@ -86,7 +86,7 @@ def upper(pair: Pair, x: Array, sign: int) -> Atoms:
     gap = np.diff(x)
     doubt = cells.loss_error[1:-1] + ROUNDING * np.abs(x[1:])
     shift = _shift(doubt, gap)  # what rounding puts beyond the end of its cell must not be cut off
-    right = right_share(np.clip(cells.loss[1:-1] + doubt - shift - x[:-1], 0.0, gap), gap)
+    right = right_share(np.clip(cells.loss[1:-1] + doubt - x[:-1], 0.0, gap), gap)
     mass = np.zeros_like(x)
     mass[:-1] = heavy[1:-1] * (1.0 - right)
     mass[1:] += heavy[1:-1] * right

@@ -176,7 +176,7 @@ class Mixture(Pair):
         """Losses of the sampled pair where the inner pair has the losses y; ascending with y."""
         q, large = self.probability, y > 500.0
         near = np.log1p(q * np.expm1(np.where(large, 0.0, y)))
-        return np.asarray(np.where(large, y + math.log(q), near))
+        return np.asarray(np.where(large, np.logaddexp(math.log1p(-q), y + math.log(q)), near))
 
     def _inner_loss(self, x: Array) -> Array:
         """The inverse of `loss`; -infinity where there is no loss so small."""

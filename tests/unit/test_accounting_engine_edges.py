@@ -1,0 +1,127 @@
+"""Places where rounding once decided: a law, its bounds, and sums written out with many digits."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+
+from fedsec.accounting import Gaussian, Laplace, PLDAccountant, PoissonSampled, RandomizedResponse
+from fedsec.accounting.grid import Grid
+from fedsec.accounting.lattice import Law, moved, tilted
+from fedsec.accounting.pairs.atoms import Atoms, approximate_dp, randomized_response
+from fedsec.accounting.pairs.noise import LaplaceNoise, Mixture, NormalNoise
+from fedsec.accounting.pld import OneRun
+from fedsec.accounting.rounding import Atoms as Rounded
+from fedsec.accounting.rounding import lower, upper
+
+
+def hockey(losses, masses, epsilon):
+    with mpmath.workdps(50):
+        losses, masses = map(float, losses), map(float, masses)
+        parts = ((mpmath.mpf(x), mpmath.mpf(m)) for x, m in zip(losses, masses, strict=True))
+        e = mpmath.mpf(float(epsilon))
+        return mpmath.fsum(m * (1 - mpmath.exp(e - x)) for x, m in parts if x > e)
+
+
+def responses(epsilon, q, count):
+    """Losses and masses of the sampled response, composed, in both directions."""
+    with mpmath.workdps(60):
+        yes = 1 / (1 + mpmath.exp(-mpmath.mpf(epsilon)))
+        mixed = (1 - mpmath.mpf(q)) * (1 - yes) + q * yes
+        for first, second in ((mixed, 1 - yes), (1 - yes, mixed)):
+            up, down = mpmath.log(first / second), mpmath.log((1 - first) / (1 - second))
+            yield [
+                (
+                    i * up + (count - i) * down,
+                    mpmath.binomial(count, i) * first**i * (1 - first) ** (count - i),
+                )
+                for i in range(count + 1)
+            ]
+
+
+@pytest.mark.parametrize("q", [0.3, 1e-8, 1e-16, 1e-17, 1e-20])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_however_rarely_a_unit_is_drawn(q, count):
+    delta = 0.01 * q
+    event = PoissonSampled(RandomizedResponse(1.0), q)
+    low, high = PLDAccountant().compose(event, count).epsilon_interval(delta)
+    with mpmath.workdps(60):
+        for epsilon, side in ((low, 1), (high, -1)):
+            worst = max(
+                mpmath.fsum(m * (1 - mpmath.exp(epsilon - x)) for x, m in law if x > epsilon)
+                for law in responses(1.0, q, count)
+            )
+            assert side * (worst - delta) >= -1e-9 * delta
+    assert high <= low * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("q", [1e-17, 1e-100, 1e-300])
+@pytest.mark.parametrize(
+    "inner", [NormalNoise(1.0), NormalNoise(900.0), LaplaceNoise(2.0), randomized_response(900.0)]
+)
+def test_inverse_of_sampling_at_any_rate(q, inner):
+    pair = Mixture(inner, q)
+    y = np.array([-3.0, 1e-9, 0.5, 40.0, 700.0, 5000.0])
+    x = pair.loss(y)
+    assert pair._inner_loss(x)[2:] == pytest.approx(y[2:], rel=1e-9)
+    cells = pair.cells(np.array([1e-12, 1.0, 25.0]))
+    assert np.isfinite(cells.p).all()
+    assert not np.isnan(cells.loss_error).any()
+
+
+def test_tiny_rates_never_cost_more_than_they_may():
+    assert PLDAccountant().compose(PoissonSampled(Gaussian(1.0), 1e-17)).epsilon(1e-22) < 1e-14
+    assert PLDAccountant().compose(PoissonSampled(Gaussian(1 / 900), 1e-300)).delta(25.0) <= 1e-299
+    upper_bound = PLDAccountant().compose(PoissonSampled(Laplace(1.0), 1e-20), 2).epsilon(1e-22)
+    assert upper_bound >= PLDAccountant().compose(PoissonSampled(Laplace(1.0), 1e-20)).epsilon(1e-22)
+
+
+def test_a_unit_that_is_nearly_always_drawn():
+    pair = Mixture(approximate_dp(1.0, 0.1), 1 - 1e-8)
+    low, high = (OneRun(pair, side, -1).epsilon(1e-4) for side in (-1, 1))
+    with mpmath.workdps(60):
+        q, yes = mpmath.mpf(1 - 1e-8), mpmath.mpf("0.9") / (1 + mpmath.exp(-1))
+        atom = -mpmath.log(1 - q)
+        truth = atom + mpmath.log(1 - mpmath.mpf("1e-4") / mpmath.mpf(0.1))
+    assert yes > 0
+    assert low <= truth <= high
+
+
+def test_nodes_far_apart_do_not_lend_height():
+    x = np.array([-250.80089898306704, 12.501762235906044, 59.77606136384077, 225.50418379427052])
+    loss = np.array([-155.17040864582535, 12.501762235906044])
+    pair = Atoms(loss, np.log([0.5, 0.5]), np.log([0.5, 0.5]) - loss)
+    below = lower(pair, x, 1)
+    for epsilon in (*loss, -200.0, 0.0, 10.0):
+        assert hockey(x - below.shift, below.mass, epsilon) <= hockey(loss, [0.5, 0.5], epsilon) + 1e-15
+
+
+def test_coarse_lattices_do_not_lend_height():
+    mass = np.array([6.56e-11, 0.03815, 0.33231, 0.23951, 0.02393, 0.36610])
+    h0, h, theta = 7.589775509595784, 150.62873517610245, 8.30593563926077e-06
+    index = np.array([-23, -13, 14, 24, 25, 30])
+    before = Law(0.0, h0, index, mass / mass.sum(), 0.0, 0.0, 0.0, 0.0, 1)
+    for step in (h, 75.0, 20.0, 9.0 * h0):
+        after = moved(before, step, theta, -1)
+        for epsilon in np.concatenate((before.x, after.x, [-1000.0])):
+            scaled = hockey(after.x, after.mass * np.exp(after.scale - theta * after.x), epsilon)
+            assert scaled <= hockey(before.x, before.mass * np.exp(-theta * before.x), epsilon) * (1 + 1e-9)
+
+
+def test_a_light_mass_beside_a_heavy_one_is_not_lost():
+    node = 9.837647191363715e-09
+    loss = np.array([np.nextafter(node, 1.0), 1.2723050777673762e-07])
+    log_p = np.array([0.0, -289.5640480402062])
+    above = upper(Atoms(loss, log_p, log_p - loss), np.array([node, 1.5142369143668202e-07]), 1)
+    nodes = np.array([node, 1.5142369143668202e-07]) - above.shift
+    assert hockey(nodes, above.mass, 9.1e-8) >= hockey(loss, np.exp(log_p), 9.1e-8)
+
+
+def test_masses_that_are_no_numbers_are_refused():
+    with pytest.raises(FloatingPointError):
+        tilted(Grid(0.0, np.arange(2), 1.0), Rounded(np.array([0.5, math.nan]), 0.0), 1.0)
+
+
+def test_noise_beyond_the_squares_of_doubles():
+    assert PLDAccountant().compose(Gaussian(1e170), 3).epsilon(1e-5) == 0.0
