@@ -8,7 +8,6 @@ composed loss,
 
 from __future__ import annotations
 
-import bisect
 import math
 from dataclasses import dataclass, field
 
@@ -26,7 +25,7 @@ _DEPTH = 60.0
 _CUT = math.exp(-_DEPTH)
 _STEPS = 60  # of a root search at most
 _PLACES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # deviations below the mean
-_FLOORS = 64  # orders at which a Rényi bound is looked at
+_FLOORS, _BLOCKS = 48, 400  # orders, and blocks of a law, at which a Rényi bound is looked at
 _BISECTIONS = 200
 _ENOUGH = 2**13  # atoms of a law that is asked for its answers
 
@@ -112,12 +111,30 @@ class ManyRuns:
         start = self._known_to_miss(delta)
         if start is None:
             return 0.0
-        losses = self.x[np.searchsorted(self.x, start, side="right") :]
-        i = bisect.bisect_left(losses, True, key=lambda epsilon: self.delta(float(epsilon)) <= delta)
-        low = float(losses[i - 1]) if i > 0 else start
-        if i == losses.size:  # the slack alone is more than delta
+        low, high = self._bracket(delta, start)
+        if low == high:  # the slack alone is more than delta
             return max(low, self._chernoff(delta)) if self.side > 0 else low
-        return self._narrowed(delta, low, float(losses[i]))
+        return self._narrowed(delta, low, high)
+
+    def _bracket(self, delta: float, start: float) -> tuple[float, float]:
+        """One epsilon that misses delta and one that meets it, from the bulk on; equal if none meets it."""
+        mean, deviation = self.moments()
+        last = float(self.x[-1])
+        stride = max(0.5 * deviation, 1e-3 * abs(mean), 1e-300)
+        low = high = min(max(mean, start), last)
+        if self.delta(high) > delta:
+            while low < last:
+                high = min(low + stride, last)
+                if self.delta(high) <= delta:
+                    return low, high
+                low, stride = high, 2.0 * stride
+            return low, low
+        while high > start:
+            low = max(high - stride, start)
+            if low == start or self.delta(low) > delta:
+                return low, high
+            high, stride = low, 2.0 * stride
+        return start, start
 
     def renyi_floor(self, delta: float) -> float:
         """Return an epsilon at delta below which no Rényi bound lies; for a bound from below.
@@ -127,8 +144,9 @@ class ManyRuns:
         tangent there, and log gain, which falls, is at least what it is at the next t. Below them M is at
         least 0; above, both terms over t rise.
         """
-        mass = np.maximum(self.mass - self.doubt, 0.0)
-        x, mass = self.x[mass > 0.0], mass[mass > 0.0]
+        blocks = np.arange(0, self.x.size, -(-self.x.size // _BLOCKS))  # each at its lower end
+        x, mass = self.x[blocks], np.add.reduceat(self.mass, blocks) - self.doubt
+        x, mass = x[mass > 0.0], mass[mass > 0.0]
         if not x.size:
             return 0.0
         t: Array = np.geomspace(1.0 / 16.0, 16.0, _FLOORS, dtype=np.float64) * self.theta
