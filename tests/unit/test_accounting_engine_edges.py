@@ -6,7 +6,15 @@ import mpmath
 import numpy as np
 import pytest
 
-from fedsec.accounting import Gaussian, Laplace, PLDAccountant, PoissonSampled, RandomizedResponse
+from fedsec.accounting import (
+    Gaussian,
+    Laplace,
+    PLDAccountant,
+    PoissonSampled,
+    RandomizedResponse,
+    RDPAccountant,
+    accountant,
+)
 from fedsec.accounting.grid import Grid
 from fedsec.accounting.lattice import Law, moved, tilted
 from fedsec.accounting.pairs.atoms import Atoms, approximate_dp, randomized_response
@@ -125,3 +133,9 @@ def test_masses_that_are_no_numbers_are_refused():
 
 def test_noise_beyond_the_squares_of_doubles():
     assert PLDAccountant().compose(Gaussian(1e170), 3).epsilon(1e-5) == 0.0
+
+
+def test_an_unknown_cost_is_not_free(monkeypatch):
+    assert 899.0 < RDPAccountant().compose(RandomizedResponse(900.0)).epsilon(1e-5) <= 900.0 * (1 + 1e-6)
+    monkeypatch.setattr(accountant, "cumulant", lambda event, beta, relation: np.full_like(beta, math.nan))
+    assert RDPAccountant().compose(RandomizedResponse(1.0)).epsilon(1e-5) == math.inf
