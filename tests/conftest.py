@@ -1,6 +1,14 @@
-"""Without torch (a plain `pip install '.[test]'`) the tests of the rooms that need it are left out."""
+"""What all tests share: repeatable examples, one torch thread, and no torch tests where torch is missing."""
 
+import os
 from importlib.util import find_spec
+
+from hypothesis import settings
+
+# The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # One torch thread: two on two busy cores make a round many times slower.
 if find_spec("torch"):

@@ -24,6 +24,7 @@ from fedsec.accounting import (
     calibrate_sampling_probability,
     calibrate_steps,
 )
+from fedsec.accounting.search import NARROW, TOLERANCE
 from fedsec.errors import CalibrationError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 
 
@@ -219,7 +220,8 @@ def test_no_answer_misses_the_target(q, count, target, log_delta):
         return RDPAccountant().compose(sampled, count).epsilon(delta)
 
     assert epsilon(probability) <= target
-    assert probability == 1.0 or epsilon(probability * (1 + 1e-3)) > target
+    near = epsilon(probability) >= target * (1 - TOLERANCE)
+    assert probability == 1.0 or near or epsilon(probability * (1 + 2 * NARROW)) > target
 
 
 GOOD = {"make_event": Gaussian, "target_epsilon": 1.0, "target_delta": 1e-5}
