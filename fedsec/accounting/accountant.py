@@ -425,9 +425,12 @@ def check_epsilons(epsilons: object) -> Array:
 
 def _vector(name: str, given: object, allowed: str, holds: Callable[[Array], npt.NDArray[np.bool_]]) -> Array:
     try:
-        values = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InvalidTypeError(f"{name} must be a sequence of numbers, got {given!r}") from None
+        values = np.array(given)
+    except ValueError:
+        values = np.array(None)  # rows of different lengths
+    if values.dtype.kind not in "iuf":  # no booleans, no texts, nothing beyond doubles
+        raise InvalidTypeError(f"{name} must be a sequence of numbers, got {given!r}")
+    values = values.astype(np.float64)
     if values.ndim != 1 or values.size == 0:
         raise InvalidTypeError(f"{name} must be a non-empty one-dimensional sequence, got {given!r}")
     refused = values[~holds(values)]

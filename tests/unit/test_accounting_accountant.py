@@ -198,7 +198,7 @@ def test_total_counts_have_an_end():
     assert accountant.epsilon(1e-5) == before
 
 
-@pytest.mark.parametrize("orders", [[], 2.0, [[2.0]], "ab", [{}], [2.0, "x"]])
+@pytest.mark.parametrize("orders", [[], 2.0, [[2.0]], "ab", [{}], [2.0, "x"], ["2"], [True], [10**400], [2j]])
 def test_orders_of_a_wrong_shape_or_type(orders):
     for call in (lambda: RDPAccountant(orders=orders), lambda: RDPAccountant().rdp(orders)):
         with pytest.raises(InvalidTypeError, match="orders must be"):

@@ -273,7 +273,8 @@ class TestCurve:
     @pytest.mark.parametrize(
         ("epsilons", "error"),
         [([], InvalidTypeError), (1.0, InvalidTypeError), ("ab", InvalidTypeError),
-         ([[0.0]], InvalidTypeError), ([1.0, -1.0], InvalidArgumentError),
+         ([[0.0]], InvalidTypeError), (["1"], InvalidTypeError), ([True], InvalidTypeError),
+         ([10**400], InvalidTypeError), ([1.0, -1.0], InvalidArgumentError),
          ([math.nan], InvalidArgumentError), ([math.inf], InvalidArgumentError)],
     )  # fmt: skip
     def test_epsilons(self, epsilons, error):
