@@ -12,6 +12,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "core.cdef"
 
@@ -23,23 +24,39 @@ struct fs_backend {
                             uint32_t counter);
 };
 
-static inline uint32_t fs_load32_le(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
+/* Little-endian loads and stores at any address. Where the machine's order is known to be the same they are one
+ * instruction, which lets compilers turn loops over them into vectors. */
+#if defined(_WIN32) || (defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+#define FS_LOAD_STORE(BITS)                                                    \
+    static inline uint##BITS##_t fs_load##BITS##_le(const uint8_t *p)          \
+    {                                                                          \
+        uint##BITS##_t word;                                                   \
+        memcpy(&word, p, sizeof word);                                         \
+        return word;                                                           \
+    }                                                                          \
+    static inline void fs_store##BITS##_le(uint8_t *p, uint##BITS##_t word)    \
+    {                                                                          \
+        memcpy(p, &word, sizeof word);                                         \
+    }
+#else
+#define FS_LOAD_STORE(BITS)                                                    \
+    static inline uint##BITS##_t fs_load##BITS##_le(const uint8_t *p)          \
+    {                                                                          \
+        uint64_t word = 0;                                                     \
+        for (int i = 0; i < BITS / 8; i++)                                     \
+            word |= (uint64_t)p[i] << 8 * i;                                   \
+        return (uint##BITS##_t)word;                                           \
+    }                                                                          \
+    static inline void fs_store##BITS##_le(uint8_t *p, uint##BITS##_t word)    \
+    {                                                                          \
+        for (int i = 0; i < BITS / 8; i++)                                     \
+            p[i] = (uint8_t)(word >> 8 * i);                                   \
+    }
+#endif
 
-static inline void fs_store32_le(uint8_t *p, uint32_t word)
-{
-    p[0] = (uint8_t)word;
-    p[1] = (uint8_t)(word >> 8);
-    p[2] = (uint8_t)(word >> 16);
-    p[3] = (uint8_t)(word >> 24);
-}
-
-static inline uint64_t fs_load64_le(const uint8_t *p)
-{
-    return (uint64_t)fs_load32_le(p) | (uint64_t)fs_load32_le(p + 4) << 32;
-}
+FS_LOAD_STORE(16)
+FS_LOAD_STORE(32)
+FS_LOAD_STORE(64)
 
 /* A key's stream of 64-bit words: ChaCha20 blocks 0, 1, 2, ..., read as little-endian words in order. The
  * first nonce word carries the block index past 2^32, so that no call runs out of stream or repeats it. */

@@ -8,14 +8,6 @@ enum { CHUNK_BLOCKS = 64, CHUNK_BYTES = 64 * CHUNK_BLOCKS };
 
 static const uint8_t ZERO_NONCE[12];
 
-static inline uint16_t load_word16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-#define load_word32 fs_load32_le
-#define load_word64 fs_load64_le
-
 void fs_chacha20(const fs_backend *backend, uint8_t *out, size_t n_blocks, const uint8_t *key,
                  const uint8_t *nonce, uint32_t counter)
 {
@@ -38,7 +30,7 @@ static const uint8_t *chunk_keystream(const fs_backend *backend, uint8_t buffer[
     {                                                                                                      \
         uint##BITS##_t negative = (uint##BITS##_t)(sign < 0 ? UINT##BITS##_MAX : 0);                       \
         for (size_t j = 0; j < length; j++) {                                                              \
-            uint##BITS##_t word = load_word##BITS(keystream + j * (BITS / 8));                             \
+            uint##BITS##_t word = fs_load##BITS##_le(keystream + j * (BITS / 8));                             \
             out[j] = (uint##BITS##_t)(out[j] + (word ^ negative) - negative);                              \
         }                                                                                                  \
     }                                                                                                      \

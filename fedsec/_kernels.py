@@ -118,6 +118,24 @@ def vector_sum(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: i
     kernel(pointer(out), pointer(vectors), len(vectors), out.size, 2**modulus_bits - 1)
 
 
+def pack_bits(packed: npt.NDArray[np.uint8], residues: npt.NDArray[Any], modulus_bits: int) -> bool:
+    """Residues as a string of bits, into ceil(d * modulus_bits / 8) bytes; False when one is too large."""
+    kernel = getattr(_lib, f"fs_pack{8 * residues.itemsize}")
+    return bool(kernel(pointer(packed), pointer(residues), residues.size, modulus_bits))
+
+
+def unpack_bits(out: npt.NDArray[Any], packed: npt.NDArray[np.uint8], modulus_bits: int) -> bool:
+    """Back from `pack_bits`; False, with `out` untouched, when bits behind the last element are set."""
+    kernel = getattr(_lib, f"fs_unpack{8 * out.itemsize}")
+    return bool(kernel(pointer(out), pointer(packed), out.size, modulus_bits))
+
+
+def add_packed(out: npt.NDArray[Any], packed: npt.NDArray[np.uint8], modulus_bits: int) -> bool:
+    """out[j] += element j of `packed`, mod 2^modulus_bits, in place; False like `unpack_bits`."""
+    kernel = getattr(_lib, f"fs_add_packed{8 * out.itemsize}")
+    return bool(kernel(pointer(out), pointer(packed), out.size, modulus_bits))
+
+
 def shamir_split(secret: Buffer, coefficients: Buffer, num_shares: int) -> bytearray:
     """Shares of a 32-byte secret at x = 1 .. num_shares, one after the other.
 

@@ -25,10 +25,23 @@ from fedsec import _kernels
 from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
-__all__ = ["PRGS", "accumulate", "add", "expand", "lane_dtype"]
+__all__ = [
+    "PRGS",
+    "accumulate",
+    "add",
+    "add_packed",
+    "expand",
+    "lane_dtype",
+    "pack",
+    "packed_bytes",
+    "unpack",
+]
 
 PRGS = ("chacha20",)
 
+Packed = bytes | bytearray | memoryview
+
+_PADDING = "packed must have zeros behind its last residue, got bits that are set"
 _LANE_DTYPES = tuple(np.dtype(f"uint{lane}") for lane in _kernels.LANES)
 
 
@@ -114,6 +127,66 @@ def add(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: int = 32
     if np.may_share_memory(out, vectors):
         raise InvalidArgumentError("vectors must not share memory with out")
     _kernels.vector_sum(out, np.atleast_2d(vectors), modulus_bits)
+
+
+def packed_bytes(length: int, modulus_bits: int) -> int:
+    """Bytes that `length` residues mod 2^modulus_bits take on the wire: ceil(length * modulus_bits / 8)."""
+    bits = whole("modulus_bits", modulus_bits, minimum=1, maximum=64)
+    return (whole("length", length, minimum=0) * bits + 7) // 8
+
+
+def pack(residues: npt.NDArray[Any], modulus_bits: int) -> bytes:
+    """Residues mod 2^modulus_bits (d,), of `lane_dtype(modulus_bits)`, without a spare bit between them.
+
+    Element j takes bits j * modulus_bits on of one little-endian string of bits: bit i of it is bit i % 8 of
+    byte i // 8. The bits behind the last element are zero. A residue of 2^modulus_bits or more raises
+    `InvalidArgumentError`, which does not print it: it may be secret.
+    """
+    _kernels.require_array("residues", residues, (lane_dtype(modulus_bits),))
+    packed = np.empty(packed_bytes(residues.size, modulus_bits), np.uint8)
+    if not _kernels.pack_bits(packed, residues, modulus_bits):
+        raise InvalidArgumentError(f"residues must be below 2**{modulus_bits}, got one that is not")
+    return packed.tobytes()
+
+
+def unpack(packed: Packed, length: int, modulus_bits: int) -> npt.NDArray[Any]:
+    """Back from `pack`: `length` residues as `lane_dtype(modulus_bits)`.
+
+    Raises `InvalidArgumentError` for another number of bytes than `packed_bytes(length, modulus_bits)`, and
+    when bits behind the last element are set.
+    """
+    row = _require_packed(packed, length, modulus_bits)
+    out = np.empty(length, lane_dtype(modulus_bits))
+    if not _kernels.unpack_bits(out, row, modulus_bits):
+        raise InvalidArgumentError(_PADDING)
+    return out
+
+
+def add_packed(out: npt.NDArray[Any], packed: Packed, modulus_bits: int) -> None:
+    """Adds a packed vector of out's length to `out` mod 2^modulus_bits, in place, in one pass.
+
+    Raises what `unpack` raises, before `out` is touched. Time does not depend on values.
+    """
+    _require_lane(out, modulus_bits)
+    row = _require_packed(packed, out.size, modulus_bits)
+    if np.may_share_memory(out, row):
+        raise InvalidArgumentError("packed must not share memory with out")
+    if not _kernels.add_packed(out, row, modulus_bits):
+        raise InvalidArgumentError(_PADDING)
+
+
+def _require_packed(packed: Packed, length: int, modulus_bits: int) -> npt.NDArray[np.uint8]:
+    if not isinstance(packed, (bytes, bytearray, memoryview)):
+        raise InvalidTypeError(f"packed must be bytes, got {type(packed).__name__}")
+    if not memoryview(packed).c_contiguous:
+        raise InvalidTypeError("packed must be contiguous, got a view with strides")
+    row = np.frombuffer(packed, np.uint8)
+    expected = packed_bytes(length, modulus_bits)
+    if row.size != expected:
+        raise InvalidArgumentError(
+            f"packed must be {expected} bytes for {length} residues mod 2**{modulus_bits}, got {row.size}"
+        )
+    return row
 
 
 def _require_lane(out: npt.NDArray[Any], modulus_bits: int) -> int:

@@ -179,3 +179,17 @@ def test_a_wrong_share_gives_another_secret():
     shares = shamir.split(SECRET, 3, 5)
     shares[2][7] ^= 1
     assert shamir.combine(shares, 3) != SECRET
+
+
+@pytest.mark.parametrize(("t", "n"), [(60, 100), (255, 255)])
+def test_large_sharings_agree_with_the_twin(t, n):
+    coefficients = bytes((7 * i + i // 256) % 256 for i in range(32 * (t - 1)))
+    shares = shamir.split(SECRET, t, n, insecure_randomness=stream(coefficients))
+    for x in (1, 2, 99, n):
+        value = bytes(32)
+        rows = [coefficients[i : i + 32] for i in range(0, len(coefficients), 32)]
+        for row in [*rows, SECRET]:  # Horner's rule
+            value = bytes(shamir_reference.multiply(v, x) ^ c for v, c in zip(value, row, strict=True))
+        assert shares[x] == value
+    chosen = {x: shares[x] for x in list(shares)[n - t :]}
+    assert shamir.combine(chosen, t) == shamir_reference.combine(chosen) == SECRET

@@ -1,0 +1,101 @@
+/* Residues mod 2^b on the wire: element j takes bits j b to j b + b - 1 of one little-endian string of bits (bit
+ * i of it is bit i mod 8 of byte i / 8). The bits behind the last element are zero, so that a vector has one
+ * encoding only. */
+#include "core.h"
+
+/* What is left of the last byte. */
+static int padding_is_zero(const uint8_t *packed, size_t length, unsigned bits)
+{
+    uint64_t end = (uint64_t)length * bits;
+    return end % 8 == 0 || packed[end / 8] >> end % 8 == 0;
+}
+
+/* Element j, with others' bits above its own, by loads that reach at most nine bytes from where it begins. */
+static inline uint64_t wide_load(const uint8_t *packed, size_t j, unsigned bits)
+{
+    uint64_t begin = (uint64_t)j * bits;
+    const uint8_t *p = packed + (size_t)(begin / 8);
+    unsigned shift = (unsigned)(begin % 8);
+    uint64_t value = fs_load64_le(p) >> shift;
+    /* Two shifts of the ninth byte, as one by 64 would be undefined. */
+    return bits > 57 ? value | (uint64_t)p[8] << 1 << (63 - shift) : value;
+}
+
+/* The same, touching no byte behind the element's last: for those near the end. */
+static uint64_t narrow_load(const uint8_t *packed, size_t j, unsigned bits)
+{
+    uint64_t begin = (uint64_t)j * bits;
+    const uint8_t *p = packed + (size_t)(begin / 8);
+    uint64_t value = *p >> begin % 8;
+    for (unsigned have = 8 - (unsigned)(begin % 8); have < bits; have += 8)
+        value |= (uint64_t)*++p << have;
+    return value;
+}
+
+/* How many elements begin nine bytes or more before the end. */
+static size_t count_wide(size_t length, unsigned bits)
+{
+    size_t others = 9 * 8 / bits + 1;
+    return length > others ? length - others : 0;
+}
+
+#define VALUE(before, value) (value)
+#define SUM(before, value) ((before) + (value))
+
+/* out[j] becomes RESULT of itself and element j, mod 2^b. Returns 0, and leaves out alone, when bits behind the
+ * last element are set. */
+#define DEFINE_READER(NAME, BITS, RESULT)                                                                  \
+    int fs_##NAME##BITS(uint##BITS##_t *out, const uint8_t *packed, size_t length, unsigned bits)          \
+    {                                                                                                      \
+        uint##BITS##_t mask = (uint##BITS##_t)(UINT##BITS##_MAX >> (BITS - bits));                         \
+        size_t j = 0, wide = count_wide(length, bits);                                                     \
+        if (!padding_is_zero(packed, length, bits))                                                        \
+            return 0;                                                                                      \
+        if (bits == BITS)                                                                                  \
+            for (; j < length; j++)                                                                        \
+                out[j] = (uint##BITS##_t)RESULT(out[j], fs_load##BITS##_le(packed + BITS / 8 * j));        \
+        for (; j < wide; j++)                                                                              \
+            out[j] = (uint##BITS##_t)(RESULT(out[j], wide_load(packed, j, bits)) & mask);                  \
+        for (; j < length; j++)                                                                            \
+            out[j] = (uint##BITS##_t)(RESULT(out[j], narrow_load(packed, j, bits)) & mask);                \
+        return 1;                                                                                          \
+    }
+
+/* Fills a window of 64 bits and writes it whenever it is full. Returns 0 when a residue has bits above the b-th;
+ * what is in packed is of no use then. */
+#define DEFINE_PACK(BITS)                                                                                  \
+    int fs_pack##BITS(uint8_t *packed, const uint##BITS##_t *residues, size_t length, unsigned bits)       \
+    {                                                                                                      \
+        uint64_t window = 0, all = 0;                                                                      \
+        unsigned filled = 0;                                                                               \
+        if (bits == BITS) {                                                                                \
+            for (size_t j = 0; j < length; j++)                                                            \
+                fs_store##BITS##_le(packed + BITS / 8 * j, residues[j]);                                   \
+            return 1;                                                                                      \
+        }                                                                                                  \
+        for (size_t j = 0; j < length; j++) {                                                              \
+            uint64_t value = residues[j];                                                                  \
+            all |= value;                                                                                  \
+            window |= value << filled;                                                                     \
+            filled += bits;                                                                                \
+            if (filled >= 64) {                                                                            \
+                fs_store64_le(packed, window);                                                             \
+                packed += 8;                                                                               \
+                filled -= 64;                                                                              \
+                window = filled ? value >> (bits - filled) : 0;                                            \
+            }                                                                                              \
+        }                                                                                                  \
+        for (unsigned written = 0; written < filled; written += 8)                                         \
+            *packed++ = (uint8_t)(window >> written);                                                      \
+        return all >> bits == 0;                                                                           \
+    }
+
+DEFINE_READER(unpack, 16, VALUE)
+DEFINE_READER(unpack, 32, VALUE)
+DEFINE_READER(unpack, 64, VALUE)
+DEFINE_READER(add_packed, 16, SUM)
+DEFINE_READER(add_packed, 32, SUM)
+DEFINE_READER(add_packed, 64, SUM)
+DEFINE_PACK(16)
+DEFINE_PACK(32)
+DEFINE_PACK(64)
