@@ -39,6 +39,14 @@ class LedgerError(FedsecError):
     """A ledger's file or export that is missing, foreign, damaged, or not what it was; nothing is charged."""
 
 
+class IdentityError(FedsecError):
+    """A key file, request or directory that is malformed, not authentic, or too old; nothing is trusted."""
+
+
+class StoreError(FedsecError):
+    """A client's session store that is foreign, damaged, gone, or cannot be written; nothing may be sent."""
+
+
 class ProtocolError(FedsecError):
     """A message or a call that the protocol does not allow at this point."""
 

@@ -18,17 +18,18 @@ MAY_IMPORT = {
     "_checks": set(),
     "_kernels": {"_core"},
     "_slope": set(),
+    "_sqlite": set(),
     "masks": {"_kernels"},
     "noise": {"_kernels", "_slope"},
     "sampling": {"_kernels", "masks"},
-    "accounting": {"_kernels", "_slope"},
-    "secagg": {"masks", "_kernels"},
+    "accounting": {"_kernels", "_slope", "_sqlite"},
+    "secagg": {"masks", "_kernels", "_sqlite"},
     "clipping": {"_kernels"},
     "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
     "report": {"accounting"},
     "measure": {"_kernels", "accounting", "federated", "masks", "noise", "secagg"},
     "demo": {"sampling", "federated", "report"},
-    "cli": {"__init__", "accounting", "demo", "measure", "report"},
+    "cli": {"__init__", "accounting", "demo", "measure", "report", "secagg"},
 }
 
 

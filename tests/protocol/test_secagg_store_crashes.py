@@ -1,0 +1,209 @@
+"""The session store among processes: killed at any instant, several at once on one file, forked."""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import store_worker
+from store_worker import ME, STEPS, session
+
+from fedsec.errors import ProtocolError
+from fedsec.secagg.store import SessionStore
+
+
+class Worker:
+    """The other end of `store_worker`'s pipes."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, store_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self.rest = b""
+        assert self.line() == ["ready"]
+
+    def start(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
+
+    def line(self, seconds=60.0):
+        """The words of the next line; None if there is none in time."""
+        while b"\n" not in self.rest:
+            if not select.select([self.process.stdout], [], [], seconds)[0]:
+                return None
+            received = os.read(self.process.stdout.fileno(), 4096)
+            assert received, "the worker is gone"
+            self.rest += received
+        line, self.rest = self.rest.split(b"\n", 1)
+        return line.decode().split()
+
+    def until_gone(self):
+        """What was granted until the end of all children, and the children's exit codes."""
+        granted = []
+        while (words := self.line())[0] != "gone":
+            granted += [words] if words[0] != "child" else []
+        return granted, [int(code) for code in words[1:]]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with contextlib.closing(Worker()) as worker:
+        yield worker
+
+
+def walk_and_kill(worker, path, first, seconds):
+    """Kill a child so long after its first words; return all that it said was granted."""
+    worker.start("walk", first, path)
+    pid = int(worker.line()[1])
+    granted = [worker.line()] if first else []
+    begin = time.perf_counter()
+    while (left := begin + seconds - time.perf_counter()) > 0.0 and (words := worker.line(left)):
+        granted.append(words)
+    os.kill(pid, signal.SIGKILL)
+    rest, codes = worker.until_gone()
+    assert codes == [-signal.SIGKILL]
+    return granted + rest
+
+
+def assert_never_again(store, granted):
+    for words in granted:
+        number = int(words[1])
+        again = (10**6, 10**6) if words[0] == "open" else (words[2],)
+        call = store.open_session if words[0] == "open" else store.claim
+        with pytest.raises(ProtocolError, match=r"started before|let out before"):
+            call(ME, session(number), *again)
+
+
+def test_killed_at_any_instant_it_forgets_no_claim(worker, tmp_path):
+    """At most one call that had not returned is on record."""
+    path, interrupted, first = tmp_path / "sessions", 0, 1
+    for instant in range(20):
+        granted = walk_and_kill(worker, path, first, seconds=instant * 3e-3)
+        interrupted += len(list(tmp_path.iterdir())) > 1
+        rows = recorded(path)
+        assert [number for number, _ in rows] == list(range(1, len(rows) + 1))
+        calls = sum(1 + len(steps) for number, steps in rows if number >= first)
+        assert len(granted) <= calls <= len(granted) + 1
+        assert all(steps == STEPS[: len(steps)] for _, steps in rows)
+        assert_never_again(SessionStore(path), granted[-4:])
+        first = len(rows) + 1
+    assert interrupted  # some were killed within a transaction, for its log was left
+
+
+def recorded(path):
+    SessionStore(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT session, steps FROM sessions ORDER BY round").fetchall()
+    return [(int.from_bytes(key, "little"), tuple(steps.split())) for key, steps in rows]
+
+
+def test_killed_while_it_is_created(worker, tmp_path):
+    for instant in range(12):
+        path = tmp_path / f"sessions{instant}"
+        granted = walk_and_kill(worker, path, 0, seconds=5e-4 + instant * 2e-3)
+        store = SessionStore(path)
+        assert_never_again(store, granted)
+        store.open_session(ME, session(10**6), 10**6, 1)
+        store.claim(ME, session(10**6), "share")
+
+
+def test_of_several_processes_exactly_one_is_granted_a_claim(worker, tmp_path):
+    worker.start("race", 4, 20, tmp_path / "sessions")
+    granted, codes = worker.until_gone()
+    assert codes == [0] * 4
+    claims = [words[2] for words in granted if words[0] == "claim"]
+    assert [words for words in granted if words[0] == "open"] == [["open", "0"]]
+    assert sorted(claims) == sorted(f"s{number}" for number in range(20))
+
+
+def test_this_process_and_another_race(worker, tmp_path):
+    store, mine = SessionStore(tmp_path / "sessions"), []
+    store.open_session(ME, session(0), 0, 1)
+    worker.start("race", 1, 30, tmp_path / "sessions")
+    assert worker.line()[0] == "child"
+    for number in reversed(range(30)):
+        with contextlib.suppress(ProtocolError):
+            store.claim(ME, session(0), f"s{number}")
+            mine.append(f"s{number}")
+    theirs, codes = worker.until_gone()
+    assert codes == [0]
+    assert sorted([*mine, *(words[2] for words in theirs)]) == sorted(f"s{number}" for number in range(30))
+
+
+def test_a_fork_goes_on_with_the_same_memory(tmp_path):
+    """Also while other threads of the parent are in the middle of claims."""
+    store, stop = SessionStore(tmp_path / "sessions"), threading.Event()
+    store.open_session(ME, session(0), 0, 1)
+
+    def busy():
+        for number in range(60):
+            store.claim(ME, session(0), f"b{number}")
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        outcomes = [fork_and_claim(store, "s0") for _ in range(6)]
+    finally:
+        stop.set()
+        thread.join()
+    assert sorted(outcomes) == [0, 1, 1, 1, 1, 1]
+
+
+def fork_and_claim(store, step):
+    """The exit code of a child that claims a step: 0 if it was granted, 1 if not, 2 for any other end."""
+    with warnings_about_threads_ignored():
+        child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            store.claim(ME, session(0), step)
+            code = 0
+        except ProtocolError:
+            code = 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def warnings_about_threads_ignored():
+    import warnings
+
+    manager = warnings.catch_warnings()
+    warnings.simplefilter("ignore", DeprecationWarning)
+    return manager
+
+
+def test_a_log_that_ends_anywhere_forgets_only_from_the_end(tmp_path):
+    """As after a loss of power, which may leave any beginning of the log."""
+    path = tmp_path / "sessions"
+    store = SessionStore(path)
+    store.open_session(ME, session(0), 0, 1)
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        reader.execute("SELECT count(*) FROM sessions").fetchone()
+        for step in STEPS:
+            store.claim(ME, session(0), step)
+        shutil.copy(path, tmp_path / "main")
+        log = Path(f"{path}-wal").read_bytes()
+    found = set()
+    for length in [*range(0, len(log), 1777), len(log)]:
+        torn = tmp_path / f"torn{length}"
+        shutil.copy(tmp_path / "main", torn)
+        Path(f"{torn}-wal").write_bytes(log[:length])
+        ((_, steps),) = recorded(torn)
+        assert steps == STEPS[: len(steps)]
+        found.add(steps)
+    assert found == {STEPS[:length] for length in range(4)}
