@@ -78,6 +78,7 @@ def _coarse(pair: Pair, sign: int, tail: float) -> tuple[Array, Array]:
     """
     low, high = pair.range(tail)
     x = pair.sketch()
+    x = 0.5 * (x[1:] + x[:-1])  # edges away from atoms, on whose sides rounding would decide
     margin = 1e-9 * (high - low) + 1e-300  # atoms at the ends count
     low, high = low - margin, high + margin
     cells = pair.cells(np.unique(np.concatenate(([low], x[(x > low) & (x < high)], [high]))))

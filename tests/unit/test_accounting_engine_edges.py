@@ -5,6 +5,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
+from reference.lattice_truth import sampled_guarantees
 
 from fedsec.accounting import (
     Gaussian,
@@ -62,6 +63,16 @@ def test_however_rarely_a_unit_is_drawn(q, count):
             )
             assert side * (worst - delta) >= -1e-9 * delta
     assert high <= low * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("q", [1e-5, 1e-3, 1e-2])
+@pytest.mark.parametrize("epsilon", [8.0, 13.0, 30.0])
+def test_atoms_that_are_far_apart_are_seen_apart(epsilon, q):
+    """A coarse view that merged them, rounding being what it is, tilted the law beyond all sense."""
+    event = PoissonSampled(RandomizedResponse(epsilon), q)
+    low, high = PLDAccountant().compose(event, 18).epsilon_interval(1e-8)
+    assert sampled_guarantees(epsilon, q, 18, low, 1) >= 1e-8 >= sampled_guarantees(epsilon, q, 18, high, 1)
+    assert high <= low * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("q", [1e-17, 1e-100, 1e-300])
