@@ -207,6 +207,7 @@ def test_noise_too_small_for_ratios_is_priced_as_a_guarantee(selected):
     [
         RandomAllocation(RandomizedResponse(590.0), 1000, 3),
         RandomAllocation(Gaussian(0.5), 10**4, 9999),
+        RandomAllocation(Gaussian(0.6445875322317075), 27483, 12863),
         RandomAllocation(Gaussian(1e6), 2**53, 10**6),
         RandomAllocation(Laplace(1 / 500), 10),
         RandomAllocation(RandomizedResponse(0.0), 10),

@@ -33,6 +33,7 @@ _CLOSEST = 1e-12  # distance of nodes over their values, at least
 _NARROWEST = 1e-15  # deviation of a law that has none
 _FLOOR = 1e-300  # products of masses below it are not computed; one step's mass beyond its nodes
 _HIGHEST = 2.0 / _FLOOR  # ratios beyond it have less mass than the floor
+_SQUARABLE = 1e150  # values beyond it have squares beyond doubles
 _FEW = 2**14  # results that are nodes themselves
 _MOST_NODES = 4000  # if more were wanted, they are that much further apart
 _MANY = 1000  # atoms of a pair that are too many to be nodes
@@ -221,17 +222,17 @@ def _shape(law: Law) -> _Shape:
     value, q = law.value[known], law.mass[known]
     p, loss = q * value, np.log(value)
     middle = p.sum() / q.sum()
-    spread = _deviation(np.minimum(value, 1e150), q)
+    spread = _deviation(np.minimum(value, _SQUARABLE), q)
     return _Shape(middle, spread, loss @ q / q.sum(), loss @ p / p.sum(), law.finest)
 
 
+@np.errstate(over="ignore")
 def _nodes_of(operation: Operation, a: Law, b: Law) -> Array:
     """Zero, and ascending nodes from the least positive result to the greatest."""
     combine = np.add if operation == "sum" else np.multiply
     few = a.value.size * b.value.size <= _FEW
     values = (law.value if few else law.value[[0, 1, -1]] for law in (a, b))
-    with np.errstate(over="ignore"):
-        results = combine.outer(*values)
+    results = combine.outer(*values)
     results = np.append(results[results > 0.0], 1.0 if results.max() == 0.0 else results.max())
     results = np.unique(np.clip(results, 1.0 / _HIGHEST, _HIGHEST))
     if few:
@@ -255,7 +256,7 @@ def _shape_of_product(a: _Shape, b: _Shape) -> _Shape:
 @np.errstate(over="ignore")
 def _nodes(low: float, high: float, shape: _Shape) -> Array:
     """Zero, and nodes from low to high: even in the bulk of R, even in its logarithm further out."""
-    spread, finest = max(shape.spread, _NARROWEST), shape.finest
+    spread, finest = min(max(shape.spread, _NARROWEST), _SQUARABLE), shape.finest
     around = shape.middle + spread * np.sinh(np.linspace(-20.0, 20.0, 4001))
     x = np.concatenate((np.geomspace(low, high, 4001), around))
     x = np.unique(np.append(x[(x > low) & (x < high)], (low, high)))
