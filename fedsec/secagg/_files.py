@@ -1,0 +1,119 @@
+"""Small files of identities and directories: read with a bound, made once, replaced as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
+
+Name = str | os.PathLike[str]
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+# Opening a pipe, say, must not wait for whoever writes into it.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
+
+
+def path_of(name: object) -> Path:
+    """A path, from a string or a path."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise InvalidTypeError(f"path must be a string or a path, got {name!r}")
+    path = Path(name)
+    if "\0" in str(path):
+        raise InvalidArgumentError(f"path must hold no null character, got {str(path)!r}")
+    return path
+
+
+def read(path: Path, limit: int, *, private: bool = False) -> bytes:
+    """The contents of a regular file of at most `limit` bytes.
+
+    A `private` one must be the file itself, not a link to it, and readable by its owner alone.
+    """
+    with errors_named(path):
+        descriptor = os.open(path, _READ | (_NO_LINK if private else 0))
+        with os.fdopen(descriptor, "rb") as file:
+            _require_plain(os.fstat(descriptor), private)
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise IdentityError(f"it takes more than the {limit} bytes allowed")
+        return data
+
+
+def _require_plain(status: os.stat_result, private: bool) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise IdentityError("it is no regular file")
+    mode = stat.S_IMODE(status.st_mode)
+    if private and os.name == "posix" and mode & 0o077:
+        raise IdentityError(f"group or others may use it (mode {mode:03o}); make it private with chmod 600")
+
+
+def create(path: Path, data: bytes, mode: int) -> None:
+    """Writes a file that is not there yet, onto the disk; what was written in part is taken away again."""
+    with errors_named(path):
+        descriptor = os.open(path, _MAKE, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            _flush_names(path.parent)
+        except BaseException:
+            path.unlink()
+            raise
+
+
+def replace(path: Path, data: bytes, mode: int) -> None:
+    """Puts a file in the place of another: whoever reads sees all of the one or all of the other."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    create(new, data, mode)
+    with errors_named(path):
+        try:
+            os.replace(new, path)
+        except BaseException:
+            new.unlink()
+            raise
+        _flush_names(path.parent)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """One at a time among all processes that ask for the same folder (where the system has such locks)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with errors_named(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flush_names(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Turns errors of a file into an `IdentityError` that names it."""
+    try:
+        yield
+    except IdentityError as error:
+        raise IdentityError(f"{path}: {error}") from error
+    except OSError as error:
+        link = error.errno == errno.ELOOP
+        raise IdentityError(f"{path}: {'it is a symbolic link' if link else error.strerror}") from error
