@@ -55,6 +55,10 @@ class AggregationAborted(FedsecError):  # noqa: N818 (the word of the protocol's
     """Too few participants are left: the round ends without a sum."""
 
 
+class CommitteeLostError(AggregationAborted):
+    """A client that was to reveal its part of the graph is gone: a fresh session may go better."""
+
+
 class DataFormatError(FedsecError, ValueError):
     """A data file that is missing, unreadable, or not of a known format."""
 

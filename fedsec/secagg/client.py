@@ -1,10 +1,10 @@
-"""A client's side of one session: bytes in, bytes out [BIK+17, Fig. 4].
+"""A client's side of one session: bytes in, bytes out [SPEC 4.2].
 
-Everything from the server passes through `Client.receive`, the one choke point. Each phase has a frozen
-state with the secrets that the rest of the session still needs; a step makes the next state of copies,
-and the state left behind is wiped whole. Whatever goes wrong with a message wipes the session for good,
-and what the step had made so far with it.
-What the caller does wrong (a vector twice, a message before `start`) leaves the session as it was.
+Everything from the server passes through `Client.receive`, the one choke point, and everything to it is
+recorded in the client's `SessionStore` before it leaves. Each phase has a frozen state with the secrets
+that the rest of the session still needs (`steps`); the state left behind is wiped whole. Whatever goes
+wrong with a message wipes the session for good. What the caller does wrong (a vector twice, a message
+before `start`) leaves it as it was.
 
 References
 ----------
@@ -13,65 +13,51 @@ References
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedsec import masks
 from fedsec._checks import whole
-from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError, ProtocolError
-from fedsec.secagg import keys, masking, messages, ring, shamir
-from fedsec.secagg._machine import CLIENT, Phase
-from fedsec.secagg._secrets import Randomness, Unpicklable, draw, wipe, wiping, wiping_on_error
-from fedsec.secagg.config import MAX_CLIENT_ID, Config
-from fedsec.secagg.keys import KEY_BYTES, Binding, Party
-from fedsec.secagg.masking import Term
-from fedsec.secagg.messages import Kind, PublicKeys, ShareOf, Unmasking
+from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.secagg import graph, masking, messages, ring, snapshot, steps
+from fedsec.secagg._machine import Phase, after, client_takes, phases
+from fedsec.secagg._secrets import Randomness, Unpicklable, wipe
+from fedsec.secagg.config import MAX_CLIENT_ID, Config, Policy, decode_config, require_digest
+from fedsec.secagg.identities import Identity
+from fedsec.secagg.messages import Kind
+from fedsec.secagg.parameters import MAX_ATTEMPTS
+from fedsec.secagg.steps import Answer, Me, State
+from fedsec.secagg.store import SessionStore
 
+CHUNK_LENGTH = 2**16  # elements in a message of an upload in chunks; a multiple of 8 [SPEC 7.4]
 
-@dataclass(frozen=True, repr=False)
-class _State(Unpicklable):
-    """The secrets of one phase."""
-
-
-@dataclass(frozen=True, repr=False)
-class _Advertised(_State):
-    """The private keys; the roster is awaited."""
-
-    sealing: bytearray
-    masking: bytearray
-
-
-@dataclass(frozen=True, repr=False)
-class _Shared(_State):
-    """What the masks are made of; the others' shares are awaited."""
-
-    masking: bytearray
-    self_mask: bytearray
-    own_share: bytearray
-    roster: dict[int, PublicKeys]
-    binding: Binding
-    opening: dict[int, bytearray]
-
-
-@dataclass(frozen=True, repr=False)
-class _Uploaded(_State):
-    """The shares held, by peer; the survivors are awaited."""
-
-    self_mask_shares: dict[int, bytearray]
-    mask_key_shares: dict[int, bytearray]
+_STEPS: dict[Phase, Callable[[Me, Any, bytes], Answer]] = {
+    Phase.REVEAL: steps.reveal,
+    Phase.SHARE: steps.share,
+    Phase.UPLOAD: steps.deliver,
+    Phase.AGREE: steps.agree,
+    Phase.UNMASK: steps.unmask,
+}
+_STATES = {
+    state.__name__: state
+    for state in (State, steps.Advertised, steps.Shared, steps.Delivered, steps.Uploaded)
+}
 
 
 class Client(Unpicklable):
     """One participant of a session.
 
-    ``message = client.start()``; then ``message = client.receive(bytes)`` for each message of the
-    server, with one ``client.submit(vector)`` before the upload is due. `phase` says which message the
+    ``message = client.start()``; then ``message = client.receive(bytes)`` for each message of the server:
+    the answer, or None when there is none. The vector is handed over by ``client.submit(vector)`` before
+    the upload is due, or in the end by ``client.upload(vector)``, in chunks. `phase` says which message the
     client owes next. After an error about a message the session is `ABORTED`, its secrets are wiped, and
     it answers nothing any more.
 
@@ -80,253 +66,366 @@ class Client(Unpicklable):
     config : Config
     client_id : int
         One of `config.participants`.
+    identity : Identity or Ed25519PrivateKey
+        The one that `config.participants` names; None with the semi-honest profile.
+    policy : Policy
+        The least that this client accepts; its own, never the server's.
+    store : SessionStore
+        Where this client records what it lets out; one that survives the process, but for simulations.
     insecure_randomness : function from a length to bytes, optional
         Replaces the operating system's generator; for known-answer tests only.
 
+    Raises
+    ------
+    ProtocolError
+        The configuration is below the policy.
+
     Guarantees: for each peer at most one kind of share ever leaves the client, once, whatever the server
-    sends, and from however many threads; the vector leaves once, under the self mask and the masks of at
-    least `threshold` - 1 peers. In a forked process the client only aborts: two copies would be two
-    answerers with the same keys.
+    sends, from however many threads, processes and saved copies; the vector leaves once, under the self
+    mask and the masks of at least `threshold` peers; one set of survivors is signed. In a forked process
+    the client only aborts.
     """
 
     def __init__(
-        self, config: Config, client_id: int, *, insecure_randomness: Randomness | None = None
+        self,
+        config: Config,
+        client_id: int,
+        identity: Identity | Ed25519PrivateKey | None = None,
+        *,
+        policy: Policy | None = None,
+        store: SessionStore | None = None,
+        insecure_randomness: Randomness | None = None,
     ) -> None:
         if not isinstance(config, Config):
             raise InvalidTypeError(f"config must be a Config, got {type(config).__name__}")
-        self._id = whole("client_id", client_id, minimum=0, maximum=MAX_CLIENT_ID)
-        if self._id not in config.participants:
+        number = whole("client_id", client_id, minimum=0, maximum=MAX_CLIENT_ID)
+        if number not in config.participants:
             raise InvalidArgumentError(f"client_id must be one of the participants, got {client_id}")
-        self._config = config
-        self._randomness = insecure_randomness
+        self._policy = _accept(config, policy)
+        self._me = Me(config, number, _signer(config, number, identity), insecure_randomness)
+        self._store = _session_store(config, store)
         self._phase = Phase.ADVERTISE
-        self._state = _State()
+        self._state = State()
         self._vector: npt.NDArray[Any] | None = None
+        self._is_latest = True
         # Two threads with two lists of survivors must not both be answered.
         self._turn = threading.RLock()
         self._process = os.getpid()
 
     def __repr__(self) -> str:
-        return f"<secagg.Client {self._id}, phase {self._phase.value}>"
+        return f"<secagg.Client {self.client_id}, phase {self._phase.value}>"
 
     @property
     def client_id(self) -> int:
         """The id under which the server knows this client."""
-        return self._id
+        return self._me.client_id
 
     @property
     def phase(self) -> Phase:
         """The message that this client owes next, or `DONE`, or `ABORTED`."""
         return self._phase
 
+    def bind_model(self, model_digest: bytes) -> None:
+        """Says which model is trained (32 bytes), once, if the configuration does not; before the upload."""
+        with self._own_turn():
+            config = self._me.config
+            if config.model_digest is not None:
+                raise ProtocolError("the model is bound already")
+            digest = require_digest("model_digest", model_digest)
+            self._me = dataclasses.replace(self._me, config=config.with_model(digest))
+
     def start(self) -> bytes:
-        """The first message: public keys, fresh for this session [BIK+17, round 0]."""
+        """The first message: public keys, fresh for this session [SPEC 5.1]."""
         with self._own_turn():
             if self._phase is not Phase.ADVERTISE:
                 raise ProtocolError(f"start must be called once, at first; the phase is {self._phase.value}")
-            state = _Advertised(self._draw(), self._draw())
-            self._state, self._phase = state, Phase.SHARE
-            return self._frame(Kind.ADVERTISE, messages.encode_advertise(_public(state)))
+            config = self._me.config
+            self._store.open_session(self._key, config.session_id, config.round_id, MAX_ATTEMPTS)
+            answer = steps.advertise(self._me)
+            return cast(bytes, self._leave(answer))
 
     def submit(self, vector: npt.NDArray[np.integer[Any]]) -> None:
         """Hands over the vector to be summed, (config.vector_length,) integers, once, before its upload.
 
         Signed values in [-2^(b-1), 2^(b-1)) or unsigned ones below 2^b; others, and floats, are refused.
-        A copy is kept until the upload.
+        A copy is kept until the upload; `upload` keeps none.
         """
         with self._own_turn():
-            if self._phase in (Phase.UNMASK, Phase.DONE, Phase.ABORTED):
-                raise ProtocolError(f"a vector is no longer taken in phase {self._phase.value}")
+            if self._is_past_upload() or isinstance(self._state, steps.Delivered):
+                raise ProtocolError(f"a vector is no longer taken in phase {self._phase.value}, see upload")
             if self._vector is not None:
                 raise ProtocolError("a vector has been submitted already")
-            self._vector = self._residues(vector)
+            self._require_length(vector)
+            self._vector = ring.to_residues(vector, self._me.config.modulus_bits)
 
-    def receive(self, message: bytes) -> bytes:
-        """Takes the server's message and returns the answer to it.
+    def receive(self, message: bytes) -> bytes | None:
+        """Takes the server's message and returns the answer to it, if there is one now.
+
+        There is none to the delivery of the others' shares if no vector was submitted before: `upload`
+        answers it.
 
         Raises
         ------
         ProtocolError, AggregationAborted
             The message is not what the protocol allows now, or too few clients are left: the session is
-            wiped and `ABORTED`. Called before `start`, or before `submit` when the upload is due, it
-            raises `ProtocolError` and nothing has changed.
+            wiped and `ABORTED`. Called before `start`, or with a vector but no model when the upload is due,
+            it raises `ProtocolError` and nothing has changed.
         InvalidTypeError
             The message is not bytes; nothing has changed.
         """
         received = messages.require_bytes(message)
         with self._own_turn():
             self._require_ready()
-            try:
-                return self._step(received)
-            except BaseException:
-                self.abort()
-                raise
+            with self._aborting():
+                answer = self._step(received)
+                if isinstance(self._state, steps.Delivered) and self._vector is not None:
+                    return self._upload_submitted(self._vector)
+                return answer
+
+    def upload(self, vector: npt.NDArray[np.integer[Any]]) -> Iterator[bytes]:
+        """Yields the upload in messages of 2^16 elements, once the delivery has been received.
+
+        `vector` is as for `submit`; it is read while chunks are drawn, and not changed. Memory beyond it is
+        that of a chunk. To leave the iterator before its end ends the session.
+        """
+        with self._own_turn():
+            if self._vector is not None:
+                raise ProtocolError("a vector has been submitted already")
+            self._require_delivered()
+            self._require_length(vector)
+            ring.require_fits(vector, self._me.config.modulus_bits)
+        return self._stream(vector)
 
     def abort(self) -> None:
-        """Ends the session for good and wipes its secrets."""
+        """Ends the session for good, in saved copies of this client as well, and wipes its secrets."""
         with self._turn:
-            self._phase = Phase.ABORTED
-            self._enter(_State())
-            if self._vector is not None:
-                self._vector.fill(0)
-            self._vector = None
+            started, self._phase = self._phase is not Phase.ADVERTISE, Phase.ABORTED
+            self._enter(State())
+            self._forget_vector()
+            if started and self._is_latest:
+                self._store.end_session(self._key, self._me.config.session_id)
+
+    def to_bytes(self, key: bytes) -> bytes:
+        """The whole session, sealed under the caller's 32-byte key [SPEC 10].
+
+        Refused with `ProtocolError` while an upload in chunks is under way.
+        """
+        with self._own_turn():
+            if self._phase is Phase.UPLOAD and isinstance(self._state, steps.Uploaded):
+                raise ProtocolError("a session cannot be saved in the middle of an upload")
+            return snapshot.seal(key, "client", self._saved())
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes,
+        key: bytes,
+        identity: Identity | Ed25519PrivateKey | None = None,
+        *,
+        policy: Policy | None = None,
+        store: SessionStore | None = None,
+    ) -> Client:
+        """Goes on with a session that `to_bytes` saved, with the store that it had.
+
+        Of several copies only the one that answers a phase first gets to answer it. The others are refused
+        by the store, and abort.
+        """
+        config, model, number, phase, state, fields, vector = snapshot.unseal(key, "client", data)
+        client = cls(decode_config(config), number, identity, policy=policy, store=store)
+        if model is not None and client._me.config.model_digest is None:
+            client.bind_model(model)
+        client._phase = Phase(phase)
+        client._state = _STATES[state](*fields)
+        if vector is not None:
+            lane = masks.lane_dtype(client._me.config.modulus_bits)
+            client._vector = np.frombuffer(vector, lane).copy()
+        return client
+
+    def _saved(self) -> tuple[object, ...]:
+        config, state = self._me.config, self._state
+        fields = [getattr(state, entry.name) for entry in dataclasses.fields(state)]
+        vector = None if self._vector is None else self._vector.tobytes()
+        model = config.model_digest
+        where = (self.client_id, self._phase.value, type(state).__name__)
+        return (config.to_bytes(), model, *where, fields, vector)
+
+    @property
+    def _key(self) -> bytes:
+        """Under which the store keeps this client's sessions: its public key, or its id if it has none."""
+        config = self._me.config
+        return config.participants[self.client_id] or self.client_id.to_bytes(4, "little")
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:
         """One thread at a time, and only in the process that made the client."""
         if os.getpid() != self._process:
-            # The lock may have been held by a thread that the fork left behind.
+            # The lock may have been held by a thread that the fork left behind; the parent's session goes on.
             self._turn = threading.RLock()
-            self.abort()
+            self._phase = Phase.ABORTED
+            self._enter(State())
+            self._forget_vector()
             raise ProtocolError("the client was made by another process, which alone may go on with it")
         with self._turn:
             yield
 
-    def _residues(self, vector: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-        residues = ring.to_residues(vector, self._config.modulus_bits)
-        if len(residues) != self._config.vector_length:
+    @contextmanager
+    def _aborting(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+
+    def _require_length(self, vector: object) -> None:
+        length = len(ring.require_integers(vector))
+        if length != self._me.config.vector_length:
             raise InvalidArgumentError(
-                f"vector must have length {self._config.vector_length}, got {len(residues)}"
+                f"vector must have length {self._me.config.vector_length}, got {length}"
             )
-        return residues
 
     def _require_ready(self) -> None:
         if self._phase is Phase.ABORTED:
             raise ProtocolError("the session was aborted")
         if self._phase is Phase.ADVERTISE:
             raise ProtocolError("a message came before start was called")
-        if self._phase is Phase.UPLOAD and self._vector is None:
-            raise ProtocolError("submit a vector before the upload is due, then receive this message again")
+        if self._phase is Phase.UPLOAD and self._vector is not None:
+            self._require_model()
 
-    def _step(self, message: bytes) -> bytes:
+    def _require_delivered(self) -> None:
+        if not isinstance(self._state, steps.Delivered):
+            raise ProtocolError(f"no upload is due in phase {self._phase.value}")
+        self._require_model()
+
+    def _require_model(self) -> None:
+        if self._me.config.model_digest is None:
+            raise ProtocolError("bind_model must be called before the upload, then this once more")
+
+    def _is_past_upload(self) -> bool:
+        order = (*phases(self._me.config), Phase.DONE, Phase.ABORTED)
+        return order.index(self._phase) > order.index(Phase.UPLOAD)
+
+    def _step(self, message: bytes) -> bytes | None:
         if self._phase is Phase.DONE:
             raise ProtocolError("the session is over: nothing is answered twice")
-        transition = CLIENT[self._phase]
-        body = messages.unframe(message, transition.takes, self._config, self._id)
-        answer, state = _STEPS[transition.takes](self, self._state, body)
-        self._enter(state)
-        self._phase = transition.then
-        return answer
+        if self._phase is Phase.UPLOAD and not isinstance(self._state, steps.Shared):
+            raise ProtocolError("a message came while this client's upload was due")
+        takes = client_takes(self._me.config, self._phase)
+        body = messages.unframe(message, takes, self._digest(), self.client_id)
+        return self._leave(_STEPS[self._phase](self._me, self._state, body))
 
-    def _enter(self, state: _State) -> None:
+    def _digest(self) -> bytes:
+        """What the messages of this phase are bound to [SPEC 4.1]."""
+        if isinstance(self._state, (steps.Delivered, steps.Uploaded)):
+            return self._me.h1(self._state)
+        return self._me.config.h0
+
+    def _leave(self, answer: Answer) -> bytes | None:
+        """Enters the next state, and lets the answer out once the store has it."""
+        if answer.kind is None:
+            self._enter(answer.state)
+            return None
+        if self._phase is not Phase.ADVERTISE:  # which `open_session` has recorded
+            self._claim()
+        message = self._frame(answer.kind, answer.body)
+        self._enter(answer.state)
+        self._phase = after(self._me.config, self._phase)
+        if self._phase is Phase.REVEAL and self.client_id not in graph.committee(self._me.config):
+            self._phase = Phase.SHARE
+        if self._phase is Phase.DONE:
+            self._store.end_session(self._key, self._me.config.session_id)
+        return message
+
+    def _claim(self) -> None:
+        try:
+            self._store.claim(self._key, self._me.config.session_id, self._phase.value)
+        except ProtocolError:
+            # Another copy has answered already: this one is out, and the session is the other's.
+            self._is_latest = False
+            raise
+
+    def _upload_submitted(self, residues: npt.NDArray[Any]) -> bytes:
+        delivered = cast(steps.Delivered, self._state)
+        with masking.collected(self._me.config, steps.mask_terms(self._me, delivered)) as terms:
+            terms.add(residues)
+        packed = masks.pack(residues, self._me.config.modulus_bits)
+        self._vector = None
+        answer = Answer(Kind.UPLOAD, messages.encode_upload(0, packed), steps.uploaded(delivered))
+        return cast(bytes, self._leave(answer))
+
+    def _stream(self, vector: npt.NDArray[Any]) -> Iterator[bytes]:
+        with self._own_turn():
+            self._require_delivered()
+            delivered = cast(steps.Delivered, self._state)
+        try:
+            self._claim()
+            with masking.collected(self._me.config, steps.mask_terms(self._me, delivered)) as terms:
+                with self._own_turn():
+                    self._enter(steps.uploaded(delivered))
+                for first in range(0, len(vector), CHUNK_LENGTH):
+                    yield self._chunk(terms, vector, first)
+        except BaseException:
+            if self._phase is Phase.UPLOAD:
+                self.abort()
+            raise
+
+    def _chunk(self, terms: masking.Masks, vector: npt.NDArray[Any], first: int) -> bytes:
+        bits, end = self._me.config.modulus_bits, first + CHUNK_LENGTH
+        with self._own_turn():
+            if self._phase is not Phase.UPLOAD:
+                raise ProtocolError("the session was aborted during its upload")
+            residues = ring.to_residues(vector[first:end], bits)
+            terms.add(residues, first)
+            message = self._frame(Kind.UPLOAD, messages.encode_upload(first, masks.pack(residues, bits)))
+            if end >= len(vector):
+                self._phase = after(self._me.config, self._phase)
+            return message
+
+    def _enter(self, state: State) -> None:
         wipe(self._state)
         self._state = state
 
-    def _share(self, state: _Advertised, body: bytes) -> tuple[bytes, _Shared]:
-        """[BIK+17, round 1]: splits self mask and mask key, seals a share of each for every peer."""
-        roster = messages.decode_roster(body)
-        self._require_roster(roster, _public(state))
-        binding, own_share = keys.bind(self._config, body), bytearray(KEY_BYTES)
-        shared = _Shared(bytearray(state.masking), self._draw(), own_share, roster, binding, {})
-        with wiping_on_error(shared):
-            sealed = self._seal_shares(state.sealing, shared)
-            owner = Party(self._id, roster[self._id].masking)
-            commitment = keys.commitment(binding, shared.self_mask, owner)
-            return self._frame(Kind.SHARE, messages.encode_share(commitment, sealed)), shared
-
-    def _seal_shares(self, sealing: bytearray, shared: _Shared) -> dict[int, bytes]:
-        """What goes to each peer; our own share, and what opens the peers' ones, goes into the state."""
-        with (
-            wiping(self._split(shared.self_mask)) as self_mask_shares,
-            wiping(self._split(shared.masking)) as mask_key_shares,
-        ):
-            shared.own_share[:] = self_mask_shares[self._config.abscissa(self._id)]
-            sealed = {}
-            for peer in sorted(shared.roster.keys() - {self._id}):
-                x = self._config.abscissa(peer)
-                with wiping(self_mask_shares[x] + mask_key_shares[x]) as pair:
-                    sealed[peer], shared.opening[peer] = self._seal(sealing, shared, pair, peer)
-            return sealed
-
-    def _seal(
-        self, sealing: bytearray, shared: _Shared, pair: bytearray, peer: int
-    ) -> tuple[bytes, bytearray]:
-        """A pair of shares for a peer, and the key that will open its pair for us."""
-        me, other = (Party(client, shared.roster[client].sealing) for client in (self._id, peer))
-        with (
-            wiping(keys.agree(sealing, other)) as agreed,
-            wiping(keys.sealing_key(shared.binding, agreed, me, other)) as key,
-        ):
-            sealed = keys.seal(shared.binding, key, pair, me, other)
-            return sealed, keys.sealing_key(shared.binding, agreed, other, me)
-
-    def _upload(self, state: _Shared, body: bytes) -> tuple[bytes, _Uploaded]:
-        """[BIK+17, round 2]: y_u = x_u + PRG(b_u) + the sum of +-PRG(s_uv) over the peers that shared."""
-        delivery = messages.decode_delivery(body)
-        self._require_members("delivery", delivery, state.opening)
-        self._require_threshold("shared keys", len(delivery) + 1)
-        residues, bits = cast(npt.NDArray[Any], self._vector), self._config.modulus_bits
-        with wiping_on_error(_Uploaded({self._id: bytearray(state.own_share)}, {})) as held:
-            self._open(state, delivery, held)
-            masking.add(self._config, residues, self._mask_terms(state, delivery))
-            answer = self._frame(Kind.UPLOAD, ring.pack(residues, bits))
+    def _forget_vector(self) -> None:
+        if self._vector is not None:
+            self._vector.fill(0)
         self._vector = None
-        return answer, held
-
-    def _open(self, state: _Shared, delivery: Mapping[int, bytes], held: _Uploaded) -> None:
-        me = Party(self._id, state.roster[self._id].sealing)
-        for peer, sealed in delivery.items():
-            sender = Party(peer, state.roster[peer].sealing)
-            with wiping(keys.unseal(state.binding, state.opening[peer], sealed, sender, me)) as pair:
-                held.self_mask_shares[peer] = pair[:KEY_BYTES]
-                held.mask_key_shares[peer] = pair[KEY_BYTES:]
-
-    def _mask_terms(self, state: _Shared, peers: Collection[int]) -> Iterator[Term]:
-        me = Party(self._id, state.roster[self._id].masking)
-        yield Term(keys.self_seed(state.binding, state.self_mask, me), 1)
-        for peer in peers:
-            other = Party(peer, state.roster[peer].masking)
-            yield masking.pair_term(state.binding, state.masking, me, other, uploader=me)
-
-    def _unmask(self, state: _Uploaded, body: bytes) -> tuple[bytes, _State]:
-        """[BIK+17, round 4]: of survivors the share of b_u, of the others the share of the mask key."""
-        survivors = messages.decode_survivors(body)
-        self._require_members("list of survivors", survivors, state.self_mask_shares)
-        self._require_threshold("uploaded", len(survivors))
-        if self._id not in survivors:
-            raise ProtocolError("the list of survivors leaves out this client, which uploaded")
-        shares = {}
-        for peer, share in state.self_mask_shares.items():
-            survived = peer in survivors
-            of = ShareOf.SELF_MASK if survived else ShareOf.MASK_KEY
-            shares[peer] = Unmasking(of, share if survived else state.mask_key_shares[peer])
-        return self._frame(Kind.UNMASK, messages.encode_unmask(shares)), _State()
-
-    def _require_roster(self, roster: Mapping[int, PublicKeys], own: PublicKeys) -> None:
-        self._require_members("roster", roster, self._config.participants)
-        self._require_threshold("advertised keys", len(roster))
-        if roster.get(self._id) != own:
-            raise ProtocolError("the roster does not hold the keys that this client advertised")
-        advertised = [key for pair in roster.values() for key in pair]
-        if len(set(advertised)) < len(advertised):
-            raise ProtocolError("the roster holds the same public key twice")
-
-    def _require_members(self, what: str, given: Collection[int], allowed: Collection[int]) -> None:
-        for client in given:
-            if client not in allowed:
-                raise ProtocolError(f"the {what} names client {client}, which does not belong there")
-
-    def _require_threshold(self, did: str, count: int) -> None:
-        if count < self._config.threshold:
-            raise AggregationAborted(f"{count} clients {did}, the threshold is {self._config.threshold}")
-
-    def _draw(self) -> bytearray:
-        return draw(KEY_BYTES, self._randomness)
-
-    def _split(self, secret: bytearray) -> dict[int, bytearray]:
-        n = len(self._config.participants)
-        return shamir.split(secret, self._config.threshold, n, insecure_randomness=self._randomness)
 
     def _frame(self, kind: Kind, body: bytes) -> bytes:
-        return messages.frame(kind, self._config, self._id, body)
+        return messages.frame(kind, self._digest(), self.client_id, body)
 
 
-def _public(state: _Advertised) -> PublicKeys:
-    return PublicKeys(keys.public_key(state.sealing), keys.public_key(state.masking))
+def _accept(config: Config, policy: Policy | None) -> Policy | None:
+    """The policy, if it accepts the configuration; only the semi-honest profile goes without."""
+    if policy is None and not config.authenticated:
+        return None
+    if not isinstance(policy, Policy):
+        raise InvalidTypeError(f"policy must be a Policy, the least that this client accepts, got {policy!r}")
+    policy.require(config)
+    return policy
 
 
-_STEPS: dict[Kind, Callable[[Client, Any, bytes], tuple[bytes, _State]]] = {
-    Kind.ROSTER: Client._share,
-    Kind.DELIVERY: Client._upload,
-    Kind.SURVIVORS: Client._unmask,
-}
+def _signer(config: Config, client_id: int, identity: object) -> Identity | Ed25519PrivateKey | None:
+    if not config.authenticated:
+        if identity is not None:
+            raise InvalidTypeError("identity must be None with the semi-honest profile: nothing is signed")
+        return None
+    if not isinstance(identity, (Identity, Ed25519PrivateKey)):
+        raise InvalidTypeError(f"identity must be an Identity or an Ed25519 private key, got {identity!r}")
+    if _public(identity) != config.participants[client_id]:
+        raise InvalidArgumentError(
+            f"identity must be the one that the configuration names for client {client_id}"
+        )
+    return identity
+
+
+def _public(identity: Identity | Ed25519PrivateKey) -> bytes:
+    if isinstance(identity, Identity):
+        return identity.public_key
+    return identity.public_key().public_bytes_raw()
+
+
+def _session_store(config: Config, store: SessionStore | None) -> SessionStore:
+    if store is None and not config.authenticated:
+        return SessionStore.in_memory()
+    if not isinstance(store, SessionStore):
+        raise InvalidTypeError(f"store must be a SessionStore, got {store!r}")
+    return store

@@ -2,7 +2,7 @@
 
     y_u = x_u + PRG(b_u) + sum over v < u of PRG(s_uv) - sum over v > u of PRG(s_uv)   mod 2^b
 
-so that the pairwise masks of two clients cancel in the sum [BIK+17, sec. 4].
+so that the pairwise masks of two clients cancel in the sum [BIK+17, sec. 4; SPEC 7.3].
 
 References
 ----------
@@ -11,7 +11,8 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec import masks
-from fedsec._kernels import Buffer
 from fedsec.secagg import keys
-from fedsec.secagg._secrets import wiping
+from fedsec.secagg._secrets import Unpicklable, wiping
 from fedsec.secagg.config import Config
-from fedsec.secagg.keys import Binding, Party
+from fedsec.secagg.keys import KeyPair, Party
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,37 @@ class Term:
     sign: int
 
 
-def pair_term(binding: Binding, secret: Buffer, holder: Party, other: Party, uploader: Party) -> Term:
-    """The mask of a pair as it stands in the upload of one of them; `secret` is the holder's mask key."""
+def pair_term(h1: bytes, pair: KeyPair, holder: Party, other: Party, uploader: Party) -> Term:
+    """The mask of a pair as it stands in the upload of one of them; `pair` is the holder's mask key."""
     higher = max(holder.client_id, other.client_id)
-    return Term(keys.pair_seed(binding, secret, holder, other), 1 if uploader.client_id == higher else -1)
+    with wiping(pair.agree(other)) as shared:
+        return Term(keys.pair_seed(shared, h1, holder, other), 1 if uploader.client_id == higher else -1)
 
 
-def add(config: Config, vector: npt.NDArray[Any], terms: Iterable[Term]) -> None:
-    """Adds masks to a vector of residues, in place, and wipes their seeds."""
-    _accumulate(config, vector, terms, 1)
+@dataclass(frozen=True, repr=False)
+class Masks(Unpicklable):
+    """Many masks with their signs, to be put on or taken off a vector or parts of one."""
+
+    config: Config
+    seeds: npt.NDArray[np.uint8]
+    signs: npt.NDArray[np.int8]
+
+    def add(self, vector: npt.NDArray[Any], first: int = 0) -> None:
+        """Adds the masks to residues, in place; `first` is the position of vector[0] in the whole."""
+        masks.accumulate(vector, self.seeds, self.signs, self.config.modulus_bits, self.config.prg, first)
+
+    def subtract(self, vector: npt.NDArray[Any]) -> None:
+        """Takes the masks off again, in place."""
+        masks.accumulate(vector, self.seeds, -self.signs, self.config.modulus_bits, self.config.prg)
 
 
-def subtract(config: Config, vector: npt.NDArray[Any], terms: Iterable[Term]) -> None:
-    """Takes masks off again, in place, and wipes their seeds."""
-    _accumulate(config, vector, terms, -1)
-
-
-def _accumulate(config: Config, vector: npt.NDArray[Any], terms: Iterable[Term], factor: int) -> None:
+@contextmanager
+def collected(config: Config, terms: Iterable[Term]) -> Iterator[Masks]:
+    """All terms side by side; every seed is wiped at the end."""
     taken: list[Term] = []
     with wiping(taken):
         # One by one into the list, so that those made before one fails are wiped as well.
         taken.extend(terms)
         with wiping(bytearray().join(term.seed for term in taken)) as joined:
             seeds = np.frombuffer(joined, np.uint8).reshape(len(taken), -1)
-            signs = np.array([factor * term.sign for term in taken], np.int8)
-            masks.accumulate(vector, seeds, signs, config.modulus_bits, config.prg)
+            yield Masks(config, seeds, np.array([term.sign for term in taken], np.int8))

@@ -1,7 +1,8 @@
-"""The bytes on the wire: one frame for all messages, and one table of fixed-length records by client id.
+"""The bytes on the wire: one frame for all messages, tables by client id, sets as bitmaps [SPEC 2, 4].
 
-    frame  = version (1) | kind (1) | client id (4) | config digest (32) | body
+    frame  = version (1) | kind (1) | client id (4) | digest (32) | body
     table  = count (2) | count times: client id (4), ascending | record (fixed length of its kind)
+    set    = a bit for each participant, in order
 
 Integers are little-endian and the client id is that of the message's only client, be it the sender or
 the receiver. A decoder knows the exact length before it reads: nothing is allocated by a length that the
@@ -12,46 +13,93 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fedsec.errors import InvalidTypeError, ProtocolError
+from fedsec.secagg import merkle
 from fedsec.secagg.config import VERSION, Config
-from fedsec.secagg.keys import KEY_BYTES, TAG_BYTES
+from fedsec.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES
 
 _HEADER = struct.Struct("<BBI32s")
 _COUNT = struct.Struct("<H")
 _ID = struct.Struct("<I")
+_FIRST = struct.Struct("<Q")
+HASH_BYTES = 32
 SHARE_BYTES = 32
 SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
-COMMITMENT_BYTES = 32
+ADVERTISEMENT_BYTES = 2 * KEY_BYTES + HASH_BYTES + SIGNATURE_BYTES
 
 
 class Kind(enum.IntEnum):
     """The type byte: what a message is. Odd ones go to the server, even ones come from it."""
 
     ADVERTISE = 1
-    ROSTER = 2
-    SHARE = 3
-    DELIVERY = 4
-    UPLOAD = 5
-    SURVIVORS = 6
-    UNMASK = 7
+    COMMITTEE = 2
+    REVEAL = 3
+    ROSTER = 4
+    SHARE = 5
+    DELIVERY = 6
+    UPLOAD = 7
+    SURVIVORS = 8
+    AGREE = 9
+    QUORUM = 10
+    UNMASK = 11
 
 
 class ShareOf(enum.IntEnum):
-    """Which of a peer's two secrets a share in an unmask message is of."""
+    """Which of a peer's two secrets a share is of."""
 
     SELF_MASK = 1
     MASK_KEY = 2
 
 
-class PublicKeys(NamedTuple):
-    """What a client advertises: the key for sealing shares and the key for masks, fresh in each session."""
+class Advertisement(NamedTuple):
+    """What a client advertises: keys for sealing and for masks, a commitment to its nonce, its signature."""
 
     sealing: bytes
     masking: bytes
+    commitment: bytes
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        """All of it."""
+        return b"".join(self)
+
+    @property
+    def signed(self) -> bytes:
+        """What the signature is over, besides configuration and client id."""
+        return self.sealing + self.masking + self.commitment
+
+
+class Proven(NamedTuple):
+    """An advertisement and the path that proves that it is one of those under the root."""
+
+    advertisement: Advertisement
+    path: bytes
+
+
+class Reveal(NamedTuple):
+    """A committee member's nonce, signed over the root that it saw before."""
+
+    nonce: bytes
+    signature: bytes
+
+
+class Roster(NamedTuple):
+    """What a client learns of the others' keys before it shares."""
+
+    root: bytes
+    committee: dict[int, tuple[Proven, Reveal]]
+    peers: dict[int, Proven]
+
+
+class SealedPair(NamedTuple):
+    """One peer's two shares for another: commitments to both, and both under a seal."""
+
+    commitments: bytes
+    sealed: bytes
 
 
 @dataclass(frozen=True)
@@ -62,9 +110,40 @@ class Unmasking:
     share: bytes | bytearray = field(repr=False)
 
 
-def frame(kind: Kind, config: Config, client_id: int, body: bytes) -> bytes:
+class _Reader:
+    """Takes a body apart, exactly."""
+
+    def __init__(self, what: str, body: bytes) -> None:
+        self._what, self._body, self._at = what, body, 0
+
+    def take(self, length: int) -> bytes:
+        end = self._at + length
+        if end > len(self._body):
+            raise ProtocolError(f"{self._what} must take at least {end} bytes, got {len(self._body)}")
+        self._at, start = end, self._at
+        return self._body[start:end]
+
+    def table(self, record_bytes: int) -> dict[int, bytes]:
+        (count,) = _COUNT.unpack(self.take(_COUNT.size))
+        rows = self.take(count * (_ID.size + record_bytes))
+        records: dict[int, bytes] = {}
+        previous = -1
+        for start in range(0, len(rows), _ID.size + record_bytes):
+            (client,) = _ID.unpack_from(rows, start)
+            if client <= previous:
+                raise ProtocolError(f"client ids must be ascending, got {client} after {previous}")
+            records[client] = rows[start + _ID.size : start + _ID.size + record_bytes]
+            previous = client
+        return records
+
+    def end(self) -> None:
+        if self._at != len(self._body):
+            raise ProtocolError(f"{self._what} must take {self._at} bytes, got {len(self._body)}")
+
+
+def frame(kind: Kind, digest: bytes, client_id: int, body: bytes) -> bytes:
     """A whole message."""
-    return _HEADER.pack(VERSION, kind, client_id, config.digest()) + body
+    return _HEADER.pack(VERSION, kind, client_id, digest) + body
 
 
 def require_bytes(message: object) -> bytes:
@@ -74,71 +153,146 @@ def require_bytes(message: object) -> bytes:
     return bytes(message)
 
 
-def unframe(message: bytes, kind: Kind, config: Config, client_id: int) -> bytes:
+def unframe(message: bytes, kind: Kind, digest: bytes, client_id: int) -> bytes:
     """The body of a message of this kind, of this session, from or to this client."""
     if len(message) < _HEADER.size:
         raise ProtocolError(f"a message must take at least {_HEADER.size} bytes, got {len(message)}")
-    version, number, named, digest = _HEADER.unpack_from(message)
+    version, number, named, found = _HEADER.unpack_from(message)
     if version != VERSION:
         raise ProtocolError(f"a message must have version {VERSION}, got {version}")
-    if digest != config.digest():
-        raise ProtocolError("the message belongs to another session or configuration")
     if named != client_id:
         raise ProtocolError(f"the message names client {named} where {client_id} is expected")
     if number != kind:
-        raise ProtocolError(f"a message of kind {kind.name} ({kind}) is expected, got kind {number}")
+        raise ProtocolError(f"a message of kind {kind.name} ({kind.value}) is expected, got kind {number}")
+    if found != digest:
+        raise ProtocolError("the message belongs to another session, configuration, roster or model")
     return message[_HEADER.size :]
 
 
-def encode_advertise(keys: PublicKeys) -> bytes:
-    """A client's two public keys, one after the other."""
-    return keys.sealing + keys.masking
+def decode_advertise(body: bytes) -> Advertisement:
+    """Back from `Advertisement.to_bytes`."""
+    reader = _Reader("an advertisement", body)
+    parts = (reader.take(n) for n in (KEY_BYTES, KEY_BYTES, HASH_BYTES, SIGNATURE_BYTES))
+    advertisement = Advertisement(*parts)
+    reader.end()
+    return advertisement
 
 
-def decode_advertise(body: bytes) -> PublicKeys:
-    """Back from `encode_advertise`."""
-    _require_length("an advertisement", body, 2 * KEY_BYTES)
-    return PublicKeys(body[:KEY_BYTES], body[KEY_BYTES:])
+def encode_committee(root: bytes, members: Mapping[int, Proven]) -> bytes:
+    """What the committee's members advertised."""
+    return root + _encode_table({client: _encode_proven(proven) for client, proven in members.items()})
 
 
-def encode_roster(roster: Mapping[int, PublicKeys]) -> bytes:
-    """The public keys of all that advertised."""
-    return _encode_table({client: encode_advertise(keys) for client, keys in roster.items()})
+def decode_committee(config: Config, body: bytes) -> tuple[bytes, dict[int, Proven]]:
+    """Back from `encode_committee`."""
+    reader = _Reader("a committee", body)
+    root, members = reader.take(HASH_BYTES), reader.table(_proven_bytes(config))
+    reader.end()
+    return root, {client: _decode_proven(row) for client, row in members.items()}
 
 
-def decode_roster(body: bytes) -> dict[int, PublicKeys]:
+def encode_reveal(reveal: Reveal) -> bytes:
+    """Nonce and signature."""
+    return reveal.nonce + reveal.signature
+
+
+def decode_reveal(body: bytes) -> Reveal:
+    """Back from `encode_reveal`."""
+    reader = _Reader("a reveal", body)
+    reveal = Reveal(reader.take(HASH_BYTES), reader.take(SIGNATURE_BYTES))
+    reader.end()
+    return reveal
+
+
+def encode_roster(config: Config, roster: Roster) -> bytes:
+    """The keys that one client needs, and how the graph came about."""
+    committee = {
+        client: _encode_proven(proven) + encode_reveal(reveal)
+        for client, (proven, reveal) in roster.committee.items()
+    }
+    peers = {client: _encode_proven(proven) for client, proven in roster.peers.items()}
+    return roster.root + (_encode_table(committee) if config.reveals else b"") + _encode_table(peers)
+
+
+def decode_roster(config: Config, body: bytes) -> Roster:
     """Back from `encode_roster`."""
-    return {client: decode_advertise(row) for client, row in _decode_table(body, 2 * KEY_BYTES).items()}
+    reader, size = _Reader("a roster", body), _proven_bytes(config)
+    root = reader.take(HASH_BYTES)
+    committee = reader.table(size + HASH_BYTES + SIGNATURE_BYTES) if config.reveals else {}
+    peers = reader.table(size)
+    reader.end()
+    return Roster(
+        root,
+        {
+            client: (_decode_proven(row[:size]), decode_reveal(row[size:]))
+            for client, row in committee.items()
+        },
+        {client: _decode_proven(row) for client, row in peers.items()},
+    )
 
 
-def encode_share(commitment: bytes, sealed: Mapping[int, bytes]) -> bytes:
+def encode_share(commitment: bytes, sealed: Mapping[int, SealedPair]) -> bytes:
     """A client's commitment to its self mask, and its sealed shares by receiver."""
-    return commitment + _encode_table(sealed)
+    return commitment + encode_delivery(sealed)
 
 
-def decode_share(body: bytes) -> tuple[bytes, dict[int, bytes]]:
+def decode_share(body: bytes) -> tuple[bytes, dict[int, SealedPair]]:
     """Back from `encode_share`."""
-    return body[:COMMITMENT_BYTES], _decode_table(body[COMMITMENT_BYTES:], SEALED_BYTES)
+    return body[:HASH_BYTES], decode_delivery(body[HASH_BYTES:])
 
 
-def encode_delivery(sealed: Mapping[int, bytes]) -> bytes:
+def encode_delivery(sealed: Mapping[int, SealedPair]) -> bytes:
     """The sealed shares for one client, by sender."""
-    return _encode_table(sealed)
+    return _encode_table({peer: pair.commitments + pair.sealed for peer, pair in sealed.items()})
 
 
-def decode_delivery(body: bytes) -> dict[int, bytes]:
+def decode_delivery(body: bytes) -> dict[int, SealedPair]:
     """Back from `encode_delivery`."""
-    return _decode_table(body, SEALED_BYTES)
+    reader = _Reader("sealed shares", body)
+    table = reader.table(2 * HASH_BYTES + SEALED_BYTES)
+    reader.end()
+    return {peer: SealedPair(row[: 2 * HASH_BYTES], row[2 * HASH_BYTES :]) for peer, row in table.items()}
 
 
-def encode_survivors(survivors: Iterable[int]) -> bytes:
-    """The ids of all that uploaded: one list, so that no client can stand on two."""
-    return _encode_table(dict.fromkeys(survivors, b""))
+def encode_upload(first: int, packed: bytes) -> bytes:
+    """Packed elements of a masked vector, from one position on."""
+    return _FIRST.pack(first) + packed
 
 
-def decode_survivors(body: bytes) -> tuple[int, ...]:
-    """Back from `encode_survivors`."""
-    return tuple(_decode_table(body, 0))
+def decode_upload(body: bytes) -> tuple[int, memoryview]:
+    """Back from `encode_upload`; the elements are a view of the message."""
+    _Reader("an upload", body).take(_FIRST.size)
+    return int(_FIRST.unpack_from(body)[0]), memoryview(body)[_FIRST.size :]
+
+
+def encode_set(config: Config, members: Collection[int]) -> bytes:
+    """A set of participants."""
+    bits = bytearray(-(-len(config.ids) // 8))
+    for client in members:
+        position = config.position(client)
+        bits[position // 8] |= 1 << position % 8
+    return bytes(bits)
+
+
+def decode_set(config: Config, body: bytes) -> tuple[int, ...]:
+    """Back from `encode_set`, ascending."""
+    reader = _Reader("a set of participants", body)
+    members = _take_set(config, reader)
+    reader.end()
+    return members
+
+
+def encode_quorum(config: Config, signatures: Mapping[int, bytes]) -> bytes:
+    """Who signed the survivors, and the signatures."""
+    return encode_set(config, signatures) + b"".join(signatures[client] for client in sorted(signatures))
+
+
+def decode_quorum(config: Config, body: bytes) -> dict[int, bytes]:
+    """Back from `encode_quorum`."""
+    reader = _Reader("a quorum", body)
+    signatures = {client: reader.take(SIGNATURE_BYTES) for client in _take_set(config, reader)}
+    reader.end()
+    return signatures
 
 
 def encode_unmask(shares: Mapping[int, Unmasking]) -> bytes:
@@ -148,8 +302,18 @@ def encode_unmask(shares: Mapping[int, Unmasking]) -> bytes:
 
 def decode_unmask(body: bytes) -> dict[int, Unmasking]:
     """Back from `encode_unmask`."""
-    table = _decode_table(body, 1 + SHARE_BYTES)
+    reader = _Reader("an unmasking", body)
+    table = reader.table(1 + SHARE_BYTES)
+    reader.end()
     return {peer: Unmasking(_share_of(row[0]), row[1:]) for peer, row in table.items()}
+
+
+def decode_signature(body: bytes) -> bytes:
+    """A body that is a signature."""
+    reader = _Reader("a signature", body)
+    signature = reader.take(SIGNATURE_BYTES)
+    reader.end()
+    return signature
 
 
 def _share_of(number: int) -> ShareOf:
@@ -159,28 +323,26 @@ def _share_of(number: int) -> ShareOf:
         raise ProtocolError(f"a share must be of kind 1 or 2, got {number}") from None
 
 
+def _take_set(config: Config, reader: _Reader) -> tuple[int, ...]:
+    bits = int.from_bytes(reader.take(-(-len(config.ids) // 8)), "little")
+    if bits >> len(config.ids):
+        raise ProtocolError(f"a set must hold no bits beyond the {len(config.ids)} participants")
+    return tuple(client for position, client in enumerate(config.ids) if bits >> position & 1)
+
+
+def _proven_bytes(config: Config) -> int:
+    path = 0 if config.is_complete else merkle.HASH_BYTES * merkle.depth(len(config.ids))
+    return ADVERTISEMENT_BYTES + path
+
+
+def _encode_proven(proven: Proven) -> bytes:
+    return proven.advertisement.to_bytes() + proven.path
+
+
+def _decode_proven(row: bytes) -> Proven:
+    return Proven(decode_advertise(row[:ADVERTISEMENT_BYTES]), row[ADVERTISEMENT_BYTES:])
+
+
 def _encode_table(records: Mapping[int, bytes]) -> bytes:
     rows = (_ID.pack(client) + records[client] for client in sorted(records))
     return _COUNT.pack(len(records)) + b"".join(rows)
-
-
-def _decode_table(body: bytes, record_bytes: int) -> dict[int, bytes]:
-    if len(body) < _COUNT.size:
-        raise ProtocolError(f"a table must take at least {_COUNT.size} bytes, got {len(body)}")
-    (count,) = _COUNT.unpack_from(body)
-    row_bytes = _ID.size + record_bytes
-    _require_length(f"a table of {count} rows", body, _COUNT.size + count * row_bytes)
-    records: dict[int, bytes] = {}
-    previous = -1
-    for start in range(_COUNT.size, len(body), row_bytes):
-        (client,) = _ID.unpack_from(body, start)
-        if client <= previous:
-            raise ProtocolError(f"client ids must be ascending, got {client} after {previous}")
-        records[client] = body[start + _ID.size : start + row_bytes]
-        previous = client
-    return records
-
-
-def _require_length(what: str, body: bytes, length: int) -> None:
-    if len(body) != length:
-        raise ProtocolError(f"{what} must take {length} bytes, got {len(body)}")

@@ -1,7 +1,6 @@
-"""The ring of integers mod 2^b: residues of signed and unsigned vectors, their centred lift, their bytes.
+"""The ring of integers mod 2^b: residues of signed and unsigned vectors, their centred lift.
 
-Vectors enter the protocol as residues in the lane of `masks.lane_dtype(modulus_bits)`. On the wire an
-element takes ceil(b / 8) bytes, little-endian.
+Vectors enter the protocol as residues in the lane of `masks.lane_dtype(modulus_bits)`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec import _kernels, masks
-from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 
 def to_residues(vector: npt.NDArray[Any], modulus_bits: int) -> npt.NDArray[Any]:
@@ -23,14 +22,19 @@ def to_residues(vector: npt.NDArray[Any], modulus_bits: int) -> npt.NDArray[Any]
     `InvalidTypeError`: nothing wraps, and floats are for the quantizer.
     """
     dtype = masks.lane_dtype(modulus_bits)
-    _require_integers(vector)
+    require_fits(vector, modulus_bits)
+    residues: npt.NDArray[Any] = vector.astype(dtype)
+    residues &= dtype.type(2**modulus_bits - 1)
+    return residues
+
+
+def require_fits(vector: npt.NDArray[Any], modulus_bits: int) -> None:
+    """Raises what `to_residues` raises, and makes nothing."""
+    require_integers(vector)
     low, high = _allowed(vector.dtype, modulus_bits)
     for extreme in (vector.min(initial=0), vector.max(initial=0)):
         if not low <= int(extreme) <= high:
             raise InvalidArgumentError(f"vector must hold values in [{low}, {high}], got {extreme}")
-    residues: npt.NDArray[Any] = vector.astype(dtype)
-    residues &= dtype.type(2**modulus_bits - 1)
-    return residues
 
 
 def centre(residues: npt.NDArray[Any], modulus_bits: int) -> npt.NDArray[np.int64]:
@@ -43,38 +47,15 @@ def centre(residues: npt.NDArray[Any], modulus_bits: int) -> npt.NDArray[np.int6
     return lifted
 
 
-def element_bytes(modulus_bits: int) -> int:
-    """Bytes an element takes on the wire."""
-    return -(-modulus_bits // 8)
-
-
-def pack(residues: npt.NDArray[Any], modulus_bits: int) -> bytes:
-    """Residues (lane dtype) as ceil(b / 8) little-endian bytes each."""
-    little = residues.astype(residues.dtype.newbyteorder("<"), copy=False)
-    rows = little.view(np.uint8).reshape(len(residues), residues.itemsize)
-    return rows[:, : element_bytes(modulus_bits)].tobytes()
-
-
-def unpack(packed: bytes, length: int, modulus_bits: int) -> npt.NDArray[Any]:
-    """Back from `pack`; exactly `length` residues below 2^b, or `ProtocolError`."""
-    dtype, width = masks.lane_dtype(modulus_bits), element_bytes(modulus_bits)
-    if len(packed) != length * width:
-        raise ProtocolError(f"a vector must take {length * width} bytes, got {len(packed)}")
-    rows = np.zeros((length, dtype.itemsize), np.uint8)
-    rows[:, :width] = np.frombuffer(packed, np.uint8).reshape(length, width)
-    residues: npt.NDArray[Any] = rows.view(dtype.newbyteorder("<")).astype(dtype).reshape(length)
-    if int(residues.max(initial=0)) >> modulus_bits:
-        raise ProtocolError(f"a vector must hold residues below 2**{modulus_bits}, got {residues.max()}")
-    return residues
-
-
-def _require_integers(vector: object) -> None:
+def require_integers(vector: object) -> npt.NDArray[Any]:
+    """A numpy vector of an integer dtype."""
     if not isinstance(vector, np.ndarray):
         raise InvalidTypeError(f"vector must be a numpy array of integers, got {type(vector).__name__}")
     if vector.dtype.kind not in "iu":
         raise InvalidTypeError(f"vector must have an integer dtype, got {vector.dtype}")
     if vector.ndim != 1:
         raise InvalidTypeError(f"vector must have one dimension, got shape {vector.shape}")
+    return vector
 
 
 def _allowed(dtype: np.dtype[Any], modulus_bits: int) -> tuple[int, int]:

@@ -1,18 +1,13 @@
-"""The server's side of one session: bytes in, bytes out, no clock and no sockets [BIK+17, Fig. 4].
+"""The server's side of one session: bytes in, bytes out, no clock and no sockets [SPEC 4.3].
 
-The server collects one message a client and phase; the caller decides when to stop waiting and closes
-the phase, upon which every client that is still there gets its answer. Uploads are added up as they
-come, so memory is one vector, whatever the number of clients. In the end the server knows the sum over
-the survivors and, as long as it follows the protocol, nothing else about any vector.
-
-References
-----------
-[BIK+17] Bonawitz et al. Practical Secure Aggregation for Privacy-Preserving Machine Learning. CCS 2017.
+The server collects one message a client and phase (an upload may come in parts); the caller decides when to
+stop waiting and closes the phase, upon which every client that is still there gets its answer. Uploads are
+added up as they complete, so memory is one vector and the uploads in flight. In the end the server knows
+the sum over the survivors and nothing else about any vector.
 """
 
 from __future__ import annotations
 
-import hmac
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -23,39 +18,59 @@ import numpy.typing as npt
 
 from fedsec import masks
 from fedsec._checks import whole
-from fedsec.errors import AggregationAborted, InvalidTypeError, ProtocolError
-from fedsec.secagg import keys, masking, messages, ring, shamir
-from fedsec.secagg._machine import PHASES, SERVER, Phase
-from fedsec.secagg._secrets import Unpicklable, wipe, wiping
-from fedsec.secagg.config import MAX_CLIENT_ID, Config
-from fedsec.secagg.keys import Binding, Party
-from fedsec.secagg.masking import Term
-from fedsec.secagg.messages import Kind, PublicKeys, ShareOf
+from fedsec.errors import AggregationAborted, CommitteeLostError, InvalidTypeError, ProtocolError
+from fedsec.secagg import graph, keys, masking, merkle, messages, recovery, snapshot, steps
+from fedsec.secagg._machine import PHASES, SERVER_TAKES, Phase, after, phases
+from fedsec.secagg._secrets import Unpicklable, wipe
+from fedsec.secagg.config import MAX_CLIENT_ID, Config, decode_config, require_digest
+from fedsec.secagg.keys import Party
+from fedsec.secagg.messages import (
+    Advertisement,
+    Kind,
+    Proven,
+    Reveal,
+    Roster,
+    SealedPair,
+    ShareOf,
+)
+from fedsec.secagg.recovery import Dealt
+from fedsec.secagg.spool import Spool
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(repr=False)
 class _Collected(Unpicklable):
     """What clients sent, for as long as the session needs it."""
 
-    roster: dict[int, PublicKeys] = field(default_factory=dict)
-    commitments: dict[int, bytes] = field(default_factory=dict)
-    sealed: dict[int, dict[int, bytes]] = field(default_factory=dict)
-    # By owner, then by the abscissa of the client that handed it out.
-    shares: dict[int, dict[int, bytearray]] = field(default_factory=dict)
+    advertised: dict[int, Advertisement] = field(default_factory=dict)
+    reveals: dict[int, Reveal] = field(default_factory=dict)
+    sealed: dict[int, dict[int, SealedPair]] = field(default_factory=dict)
+    dealt: dict[int, Dealt] = field(default_factory=dict)
+    uploads: dict[int, Spool] = field(default_factory=dict)
+    signatures: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What is fixed once all keys are: the root, what shares are bound to, and who shares with whom."""
+
+    root: bytes
+    binding: bytes
+    neighbors: dict[int, tuple[int, ...]]
 
 
 class Server(Unpicklable):
     """The server of one session.
 
     ``server.receive(client_id, message)`` for each message that arrives, ``server.close_phase()`` when
-    the caller has waited enough: it returns the answer for each client that is still in. After the
-    fourth phase `result` is the sum.
+    the caller has waited enough: it returns the answer for each client that is still in. After the last
+    phase `result` is the sum.
 
-    A message that is late, repeated, out of phase, malformed or of a client that fell out is refused
-    with `ProtocolError`, and the session stands as before: its sender may still send the right one. If
-    fewer than `config.threshold` clients sent theirs when a phase is closed, or a reconstructed secret is
-    not the one that its owner advertised, `close_phase` raises `AggregationAborted`: the session is over.
-    Threads may share a server: its methods take turns.
+    A message that is late, repeated, out of phase, malformed, not authentic or of a client that fell out is
+    refused with `ProtocolError`, and the session stands as before: its sender may still send the right one.
+    If fewer than `config.parameters.min_survivors` clients sent theirs when a phase is closed, or the
+    secrets of one cannot be rebuilt, `close_phase` raises `AggregationAborted`: the session is over. It
+    raises `CommitteeLostError` where another attempt with a fresh session id may go better. Threads may
+    share a server: its methods take turns.
     """
 
     def __init__(self, config: Config) -> None:
@@ -66,6 +81,7 @@ class Server(Unpicklable):
         self._closed: list[Phase] = []
         self._arrived: dict[Phase, set[int]] = {phase: set() for phase in PHASES}
         self._collected = _Collected()
+        self._graph = _Graph(b"", b"", {})
         self._sum = np.zeros(config.vector_length, masks.lane_dtype(config.modulus_bits))
         # Uploads that came in several threads must not be added to one sum at once, or one of them twice.
         self._turn = threading.RLock()
@@ -87,14 +103,21 @@ class Server(Unpicklable):
     def dropped(self) -> dict[int, Phase]:
         """The clients that fell out, by id, each with the phase whose message it did not send in time.
 
-        A client that fell out in the unmask phase is in the sum, and so among the survivors, too.
+        A client that fell out after its upload is in the sum, and so among the survivors, too.
         """
-        before = set(self._config.participants)
         lost: dict[int, Phase] = {}
         for phase in self._closed:
-            lost |= dict.fromkeys(before - self._arrived[phase], phase)
-            before = self._arrived[phase]
+            gone = set(self._due(phase)) - self._arrived[phase] - lost.keys()
+            lost |= dict.fromkeys(gone, phase)
         return dict(sorted(lost.items()))
+
+    def bind_model(self, model_digest: bytes) -> None:
+        """Says which model is trained (32 bytes), once, if the configuration does not; before any upload."""
+        with self._turn:
+            if self._config.model_digest is not None:
+                raise ProtocolError("the model is bound already")
+            digest = require_digest("model_digest", model_digest)
+            self._config = self._config.with_model(digest)
 
     def receive(self, client_id: int, message: bytes) -> None:
         """Takes one client's message of the current phase; the transport vouches for the sender."""
@@ -102,23 +125,27 @@ class Server(Unpicklable):
         received = messages.require_bytes(message)
         with self._turn:
             self._require_due(sender)
-            takes = SERVER[self._phase].takes
-            _TAKE[takes](self, sender, messages.unframe(received, takes, self._config, sender))
-            self._arrived[self._phase].add(sender)
+            takes = SERVER_TAKES[self._phase]
+            body = messages.unframe(received, takes, self._digest(), sender)
+            if _TAKE[takes](self, sender, body):
+                self._arrived[self._phase].add(sender)
+
+    receive_chunk = receive
 
     def close_phase(self) -> dict[int, bytes]:
         """Ends the phase; the answers for the clients that are still in, none after the last phase."""
         with self._turn:
-            if self._phase not in SERVER:
+            if self._phase not in SERVER_TAKES:
                 raise ProtocolError(f"the session is {self._phase.value}: no phase is open")
+            self._require_model()
             self._closed.append(self._phase)
             try:
-                self._require_threshold()
+                self._require_enough()
                 answers = _CLOSE[self._phase](self)
             except BaseException:
                 self.abort()
                 raise
-            self._phase = SERVER[self._phase].then
+            self._phase = after(self._config, self._phase)
             return answers
 
     def result(self) -> npt.NDArray[Any]:
@@ -135,130 +162,269 @@ class Server(Unpicklable):
             self._sum.fill(0)
             self._forget()
 
+    def to_bytes(self, key: bytes) -> bytes:
+        """The whole session, sealed under the caller's 32-byte key [SPEC 10]."""
+        with self._turn:
+            have = self._collected
+            value = {
+                "config": self._config.to_bytes(),
+                "phase": self._phase.value,
+                "closed": [phase.value for phase in self._closed],
+                "arrived": {phase.value: sorted(clients) for phase, clients in self._arrived.items()},
+                "advertised": have.advertised,
+                "reveals": have.reveals,
+                "sealed": have.sealed,
+                "dealt": {dealer: one.plain() for dealer, one in have.dealt.items()},
+                "uploads": {client: spool.plain() for client, spool in have.uploads.items()},
+                "signatures": have.signatures,
+                "graph": (self._graph.root, self._graph.binding, self._graph.neighbors),
+                "sum": self._sum.tobytes(),
+            }
+            return snapshot.seal(key, "server", value)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, key: bytes) -> Server:
+        """Goes on with a session that `to_bytes` saved."""
+        value = snapshot.unseal(key, "server", data)
+        server = cls(decode_config(value["config"]))
+        config = server._config
+        server._phase = Phase(value["phase"])
+        server._closed = [Phase(phase) for phase in value["closed"]]
+        server._arrived = {Phase(phase): set(clients) for phase, clients in value["arrived"].items()}
+        server._collected = _Collected(
+            {client: Advertisement(*row) for client, row in value["advertised"].items()},
+            {client: Reveal(*row) for client, row in value["reveals"].items()},
+            {
+                client: {peer: SealedPair(*pair) for peer, pair in row.items()}
+                for client, row in value["sealed"].items()
+            },
+            {dealer: Dealt(*row) for dealer, row in value["dealt"].items()},
+            {
+                client: Spool.from_plain(config.vector_length, config.modulus_bits, *row)
+                for client, row in value["uploads"].items()
+            },
+            value["signatures"],
+        )
+        server._graph = _Graph(*value["graph"])
+        server._sum[:] = np.frombuffer(value["sum"], server._sum.dtype)
+        return server
+
     def _require_due(self, sender: int) -> None:
-        if self._phase not in SERVER:
+        if self._phase not in SERVER_TAKES:
             raise ProtocolError(f"the session is {self._phase.value}, client {sender} sent a message")
-        if sender not in self._expected():
+        if sender not in self._due(self._phase):
             raise ProtocolError(f"no {self._phase.value} message is expected of client {sender}")
         if sender in self._arrived[self._phase]:
             raise ProtocolError(f"client {sender} sent its {self._phase.value} message already")
+        self._require_model()
+
+    def _require_model(self) -> None:
+        if self._phase is Phase.UPLOAD and self._config.model_digest is None:
+            raise ProtocolError("bind_model must be called before the uploads")
+
+    def _due(self, phase: Phase) -> Collection[int]:
+        """Who may send a message in a phase: the committee its reveals, the others all that came so far."""
+        if phase is Phase.ADVERTISE:
+            return self._config.participants
+        if phase is Phase.REVEAL:
+            return graph.committee(self._config)
+        if phase is Phase.SHARE:
+            return self._arrived[Phase.ADVERTISE]
+        order = phases(self._config)
+        return self._arrived[order[order.index(phase) - 1]]
+
+    def _digest(self) -> bytes:
+        """What the messages of this phase are bound to [SPEC 4.1]."""
+        if self._phase in (Phase.ADVERTISE, Phase.REVEAL, Phase.SHARE):
+            return self._config.h0
+        return self._h1()
+
+    def _h1(self) -> bytes:
+        return keys.session_digest(self._graph.binding, self._config.model_digest or b"")
 
     def _forget(self) -> None:
-        wipe(self._collected)
+        for spool in self._collected.uploads.values():
+            spool.close()
+        wipe(self._collected.dealt)
         self._collected = _Collected()
 
-    def _expected(self) -> Collection[int]:
-        """Who may send a message now: all that sent the one before."""
-        return self._arrived[self._closed[-1]] if self._closed else self._config.participants
-
-    def _require_threshold(self) -> None:
-        arrived, threshold = len(self._arrived[self._phase]), self._config.threshold
-        if arrived < threshold:
+    def _require_enough(self) -> None:
+        arrived = self._arrived[self._phase]
+        if self._phase is Phase.REVEAL:
+            self._require_committee(arrived)
+        elif self._phase is not Phase.UNMASK and len(arrived) < self._config.parameters.min_survivors:
             raise AggregationAborted(
-                f"{arrived} clients sent their {self._phase.value} message, the threshold is {threshold}"
+                f"{len(arrived)} clients sent their {self._phase.value} message, at least "
+                f"{self._config.parameters.min_survivors} must"
             )
 
-    def _take_advertise(self, sender: int, body: bytes) -> None:
-        advertised = messages.decode_advertise(body)
-        known = {key for pair in self._collected.roster.values() for key in pair}
-        if len(known | set(advertised)) < len(known) + 2:
-            raise ProtocolError(f"client {sender} advertised a public key that is not its own alone")
-        for key in advertised:
+    def _require_committee(self, present: Collection[int]) -> None:
+        missing = sorted(set(graph.committee(self._config)).difference(present))
+        if missing:
+            raise CommitteeLostError(
+                f"clients {missing} of the committee were lost before they revealed their nonces: "
+                "start again with a fresh session id"
+            )
+
+    # --- what is taken; True when the sender has sent all of it ---
+
+    def _take_advertise(self, sender: int, body: bytes) -> bool:
+        advertised, config = messages.decode_advertise(body), self._config
+        steps.require_signed(config, sender, advertised)
+        if any(advertised.commitment) and sender not in graph.committee(config):
+            raise ProtocolError(f"client {sender} commits to a nonce, but is not of the committee")
+        for key in (advertised.sealing, advertised.masking):
             keys.require_usable(Party(sender, key))
-        self._collected.roster[sender] = advertised
+        self._collected.advertised[sender] = advertised
+        return True
 
-    def _take_share(self, sender: int, body: bytes) -> None:
+    def _take_reveal(self, sender: int, body: bytes) -> bool:
+        revealed, advertised = messages.decode_reveal(body), self._collected.advertised[sender]
+        steps.require_reveal(self._config, self._graph.root, sender, advertised, revealed)
+        self._collected.reveals[sender] = revealed
+        return True
+
+    def _take_share(self, sender: int, body: bytes) -> bool:
         commitment, sealed = messages.decode_share(body)
-        if sealed.keys() != self._arrived[Phase.ADVERTISE] - {sender}:
-            raise ProtocolError(f"client {sender} must seal shares for every other client of the roster")
-        self._collected.commitments[sender] = commitment
+        neighbors = self._graph.neighbors[sender]
+        if sealed.keys() != self._arrived[Phase.ADVERTISE].intersection(neighbors):
+            raise ProtocolError(f"client {sender} must seal shares for each neighbor that advertised")
+        committed = {peer: pair.commitments for peer, pair in sealed.items()}
+        mask_key = self._collected.advertised[sender].masking
+        self._collected.dealt[sender] = Dealt(mask_key, commitment, committed, neighbors)
         self._collected.sealed[sender] = sealed
+        return True
 
-    def _take_upload(self, sender: int, body: bytes) -> None:
-        bits = self._config.modulus_bits
-        masks.add(self._sum, ring.unpack(body, self._config.vector_length, bits), bits)
+    def _take_upload(self, sender: int, body: bytes) -> bool:
+        first, packed = messages.decode_upload(body)
+        length, bits = self._config.vector_length, self._config.modulus_bits
+        spool = self._collected.uploads.get(sender) or Spool(length, bits)
+        spool.append(first, packed)
+        self._collected.uploads[sender] = spool
+        if spool.is_complete:
+            del self._collected.uploads[sender]
+            spool.add_to(self._sum)
+        return spool.is_complete
 
-    def _take_unmask(self, sender: int, body: bytes) -> None:
-        shares = messages.decode_unmask(body)
-        asked = {peer: self._asked_of(peer) for peer in self._arrived[Phase.SHARE]}
-        if {peer: given.of for peer, given in shares.items()} != asked:
+    def _take_agree(self, sender: int, body: bytes) -> bool:
+        signature = messages.decode_signature(body)
+        survivors = messages.encode_set(self._config, self.survivors)
+        text = keys.agree_text(self._h1(), self._graph.root, survivors)
+        if not keys.is_signed(self._config.participants[sender], text, signature):
+            raise ProtocolError(f"client {sender} did not sign the survivors")
+        self._collected.signatures[sender] = signature
+        return True
+
+    def _take_unmask(self, sender: int, body: bytes) -> bool:
+        given, dealt = messages.decode_unmask(body), self._collected.dealt
+        peers = self._arrived[Phase.SHARE].intersection(self._graph.neighbors[sender])
+        if {peer: one.of for peer, one in given.items()} != {peer: self._asked_of(peer) for peer in peers}:
             raise ProtocolError(f"client {sender} must give the one share that was asked of each peer")
-        for peer, given in shares.items():
-            holders = self._collected.shares.setdefault(peer, {})
-            holders[self._config.abscissa(sender)] = bytearray(given.share)
+        for peer, one in given.items():
+            if not dealt[peer].fits(self._graph.binding, peer, sender, one):
+                raise ProtocolError(f"client {sender} gave another share than client {peer} dealt to it")
+        for peer, one in given.items():
+            dealt[peer].keep(sender, one.share)
+        return True
 
     def _asked_of(self, peer: int) -> ShareOf:
         return ShareOf.SELF_MASK if peer in self._arrived[Phase.UPLOAD] else ShareOf.MASK_KEY
 
-    def _send_roster(self) -> dict[int, bytes]:
-        roster = messages.encode_roster(self._collected.roster)
-        return {client: self._frame(Kind.ROSTER, client, roster) for client in self._collected.roster}
+    # --- what is answered when a phase is closed ---
 
-    def _send_delivery(self) -> dict[int, bytes]:
-        answers = {}
-        for client in self._arrived[Phase.SHARE]:
-            others = self._arrived[Phase.SHARE] - {client}
-            sealed = {other: self._collected.sealed[other][client] for other in others}
-            answers[client] = self._frame(Kind.DELIVERY, client, messages.encode_delivery(sealed))
-        self._collected.sealed.clear()
+    def _close_advertise(self) -> dict[int, bytes]:
+        advertised = self._collected.advertised
+        tree = self._tree()
+        self._graph = _Graph(tree.root, b"", {})
+        if not self._config.reveals:
+            return self._send_rosters(tree)
+        self._require_committee(advertised)
+        members = self._proven(tree, graph.committee(self._config))
+        body = messages.encode_committee(tree.root, members)
+        return {member: self._frame(Kind.COMMITTEE, member, body) for member in members}
+
+    def _close_reveal(self) -> dict[int, bytes]:
+        return self._send_rosters(self._tree())
+
+    def _tree(self) -> merkle.Tree:
+        rows = {client: advertised.to_bytes() for client, advertised in self._collected.advertised.items()}
+        return merkle.Tree([rows.get(client, b"") for client in self._config.ids])
+
+    def _proven(self, tree: merkle.Tree, clients: Collection[int]) -> dict[int, Proven]:
+        """Advertisements with their paths, which a complete roster does without."""
+        config, advertised = self._config, self._collected.advertised
+        if config.is_complete:
+            return {client: Proven(advertised[client], b"") for client in clients}
+        return {client: Proven(advertised[client], tree.path(config.position(client))) for client in clients}
+
+    def _send_rosters(self, tree: merkle.Tree) -> dict[int, bytes]:
+        config, reveals = self._config, dict(sorted(self._collected.reveals.items()))
+        graph_seed = graph.seed(config, tree.root, b"".join(reveal.nonce for reveal in reveals.values()))
+        here = sorted(self._arrived[Phase.ADVERTISE])
+        neighbors = {client: graph.neighbors(config, graph_seed, client) for client in here}
+        self._graph = _Graph(tree.root, keys.binding(config.h0, tree.root, graph_seed), neighbors)
+        committee = {
+            client: (proven, reveals[client]) for client, proven in self._proven(tree, reveals).items()
+        }
+        proven, answers = self._proven(tree, here), {}
+        for client in here:
+            peers = {peer: proven[peer] for peer in (*neighbors[client], client) if peer in proven}
+            body = messages.encode_roster(config, Roster(tree.root, committee, peers))
+            answers[client] = self._frame(Kind.ROSTER, client, body)
         return answers
 
-    def _send_survivors(self) -> dict[int, bytes]:
-        survivors = messages.encode_survivors(self.survivors)
-        return {client: self._frame(Kind.SURVIVORS, client, survivors) for client in self.survivors}
+    def _close_share(self) -> dict[int, bytes]:
+        sealed, answers = self._collected.sealed, {}
+        for client in sealed:
+            senders = [peer for peer in self._graph.neighbors[client] if peer in sealed]
+            body = messages.encode_delivery({peer: sealed[peer][client] for peer in senders})
+            answers[client] = self._frame(Kind.DELIVERY, client, body)
+        self._collected.sealed = {}
+        return answers
 
-    def _finish(self) -> dict[int, bytes]:
-        """[BIK+17, round 4]: the survivors' self masks and the others' pairwise masks come off the sum."""
-        binding = keys.bind(self._config, messages.encode_roster(self._collected.roster))
-        masking.subtract(self._config, self._sum, self._mask_terms(binding))
+    def _close_upload(self) -> dict[int, bytes]:
+        for spool in self._collected.uploads.values():
+            spool.close()
+        self._collected.uploads = {}
+        body = messages.encode_set(self._config, self.survivors)
+        return {client: self._frame(Kind.SURVIVORS, client, body) for client in self.survivors}
+
+    def _close_agree(self) -> dict[int, bytes]:
+        """As many signatures as a client wants, and no more: verifying them is its largest cost."""
+        signatures = self._collected.signatures
+        enough = sorted(signatures)[: self._config.parameters.min_survivors]
+        body = messages.encode_quorum(self._config, {client: signatures[client] for client in enough})
+        return {client: self._frame(Kind.QUORUM, client, body) for client in sorted(signatures)}
+
+    def _close_unmask(self) -> dict[int, bytes]:
+        with masking.collected(self._config, self._remaining_masks()) as remaining:
+            remaining.subtract(self._sum)
         self._forget()
         return {}
 
-    def _mask_terms(self, binding: Binding) -> Iterator[Term]:
-        for owner in self.survivors:
-            yield self._self_term(binding, owner)
-        for lost in self._arrived[Phase.SHARE] - self._arrived[Phase.UPLOAD]:
-            yield from self._pair_terms(binding, lost)
-
-    def _self_term(self, binding: Binding, client: int) -> Term:
-        owner = self._masking_party(client)
-        with wiping(self._combine(client)) as self_mask:
-            commitment = keys.commitment(binding, self_mask, owner)
-            if not hmac.compare_digest(commitment, self._collected.commitments[client]):
-                raise AggregationAborted(
-                    f"the shares of the self mask of client {client} do not fit together"
-                )
-            return Term(keys.self_seed(binding, self_mask, owner), 1)
-
-    def _pair_terms(self, binding: Binding, lost: int) -> Iterator[Term]:
-        """The masks between a client that did not upload and each that did."""
-        gone = self._masking_party(lost)
-        with wiping(self._combine(lost)) as secret:
-            if keys.public_key(secret) != gone.public_key:
-                raise AggregationAborted(f"the shares of the mask key of client {lost} do not fit together")
-            for other in map(self._masking_party, self.survivors):
-                yield masking.pair_term(binding, secret, gone, other, uploader=other)
-
-    def _combine(self, owner: int) -> bytearray:
-        return shamir.combine(self._collected.shares[owner], self._config.threshold)
-
-    def _masking_party(self, client: int) -> Party:
-        return Party(client, self._collected.roster[client].masking)
+    def _remaining_masks(self) -> Iterator[masking.Term]:
+        bound, dealt = self._graph.binding, self._collected.dealt
+        return recovery.remaining_masks(self._config, self._h1(), bound, dealt, self.survivors)
 
     def _frame(self, kind: Kind, client: int, body: bytes) -> bytes:
-        return messages.frame(kind, self._config, client, body)
+        digest = self._config.h0 if kind <= Kind.DELIVERY else self._h1()
+        return messages.frame(kind, digest, client, body)
 
 
-_TAKE: dict[Kind, Callable[[Server, int, bytes], None]] = {
+_TAKE: dict[Kind, Callable[[Server, int, bytes], bool]] = {
     Kind.ADVERTISE: Server._take_advertise,
+    Kind.REVEAL: Server._take_reveal,
     Kind.SHARE: Server._take_share,
     Kind.UPLOAD: Server._take_upload,
+    Kind.AGREE: Server._take_agree,
     Kind.UNMASK: Server._take_unmask,
 }
 
 _CLOSE: dict[Phase, Callable[[Server], dict[int, bytes]]] = {
-    Phase.ADVERTISE: Server._send_roster,
-    Phase.SHARE: Server._send_delivery,
-    Phase.UPLOAD: Server._send_survivors,
-    Phase.UNMASK: Server._finish,
+    Phase.ADVERTISE: Server._close_advertise,
+    Phase.REVEAL: Server._close_reveal,
+    Phase.SHARE: Server._close_share,
+    Phase.UPLOAD: Server._close_upload,
+    Phase.AGREE: Server._close_agree,
+    Phase.UNMASK: Server._close_unmask,
 }
