@@ -52,7 +52,11 @@ def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str])
 
 def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
     bits = plan.quantizer.modulus_bits
-    survivors = tuple(client for client in sorted(vectors) if dropped.get(client, "unmask") == "unmask")
+    survivors = tuple(
+        client
+        for client in sorted(vectors)
+        if client not in dropped or dropped[client] in secagg.AFTER_UPLOAD
+    )
     if not survivors and not plan.private:
         raise AggregationAborted(f"none of {len(vectors)} clients is left: there is no mean")
     total = np.zeros(plan.vector_length, masks.lane_dtype(bits))

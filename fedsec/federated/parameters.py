@@ -3,6 +3,10 @@
 With the client as unit: every floating-point entry of the state dict, BatchNorm's running statistics
 among them. With the record as unit: the trainable parameters. In both, frozen parameters and integer
 buffers stay as the server has them, and a tensor with several names (tied weights) counts once.
+
+`secagg.Schema` is the flat vector of those who have no model of torch to ask: it cannot know what is tied or
+frozen, orders by name instead of as the model does (which per-record clipping shares), and takes the dtypes
+that numpy can read.
 """
 
 from __future__ import annotations

@@ -167,8 +167,8 @@ class Round:
     def drop(self, client: int, phase: str = "upload") -> None:
         """Says that a client is lost: it never sends the message of `phase`.
 
-        Who is lost while unmasking has uploaded before: its contribution counts. Who does not submit is
-        lost at "upload", unless dropped at an earlier phase.
+        Who is lost after the upload ("agree", "unmask") is in the sum. Who does not submit is lost at
+        "upload", unless dropped at an earlier phase.
         """
         client = self._require_member(client)
         if phase not in PHASES:
@@ -217,7 +217,7 @@ class Round:
     def uploaders(self) -> list[int]:
         """The clients whose contribution leaves them."""
         lost = self.lost()
-        return [client for client in self.cohort if lost.get(client, "unmask") == "unmask"]
+        return [client for client in self.cohort if client not in lost or lost[client] in secagg.AFTER_UPLOAD]
 
     def figures(self) -> dict[str, Any]:
         """What the contributions say about participants, for `OperatorFigures`."""
@@ -230,7 +230,7 @@ class Round:
 
     def _phase_of_loss(self, client: int) -> str:
         said = self.drops.get(client, "upload")
-        return "upload" if said == "unmask" and client not in self._contributions else said
+        return "upload" if said in secagg.AFTER_UPLOAD and client not in self._contributions else said
 
     def _accept(self, client: int, contribution: Contribution) -> None:
         if contribution.integers.size != self._plan.vector_length:
@@ -255,7 +255,7 @@ class Round:
         number = self._require_member(client)
         if number in self._contributions:
             raise InvalidArgumentError(f"client {number} has submitted in round {self.round_id} already")
-        if number in self.drops and self.drops[number] != "unmask":
+        if number in self.drops and self.drops[number] not in secagg.AFTER_UPLOAD:
             raise InvalidArgumentError(f"client {number} has dropped out of round {self.round_id}")
         return number
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fedsec._checks import open_unit, positive, probability, whole
 from fedsec.accounting import NeighboringRelation
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
-from fedsec.secagg.shamir import MAX_SHARES
 
+MIN_COHORT = 3
 UNITS = ("client", "record")
 NOISES = ("central", "local")
 
@@ -51,10 +51,10 @@ class Settings:
             )
         if self.cohort_size is not None:
             whole("cohort_size", self.cohort_size, minimum=1, maximum=self.num_clients)
-        if self.secure_aggregation and not 2 <= self.max_cohort <= MAX_SHARES:
+        if self.secure_aggregation and self.max_cohort < MIN_COHORT:
             raise InvalidArgumentError(
-                f"secure aggregation takes cohorts of 2 to {MAX_SHARES} clients, got {self.max_cohort}: "
-                "set cohort_size, or secure_aggregation=False"
+                f"secure aggregation takes cohorts of at least {MIN_COHORT} clients, got {self.max_cohort}: "
+                "a sum of two is one client's update to the other; secure_aggregation=False sums in the clear"
             )
         if self.num_rounds is not None:
             whole("num_rounds", self.num_rounds, minimum=1)

@@ -13,7 +13,7 @@ References
 [BBG+20] Bell et al. Secure Single-Server Aggregation with (Poly)Logarithmic Overhead. CCS 2020.
 """
 
-from fedsec.secagg._machine import PHASES, Phase
+from fedsec.secagg._machine import AFTER_UPLOAD, PHASES, Phase
 from fedsec.secagg.client import Client
 from fedsec.secagg.config import Config, Policy
 from fedsec.secagg.identities import Identity
@@ -25,6 +25,7 @@ from fedsec.secagg.server import Server
 from fedsec.secagg.store import SessionStore
 
 __all__ = [
+    "AFTER_UPLOAD",
     "PHASES",
     "Client",
     "Config",

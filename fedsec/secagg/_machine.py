@@ -30,6 +30,9 @@ class Phase(str, enum.Enum):
 # The phases in which clients owe a message, in order.
 PHASES = tuple(Phase)[:-2]
 
+# Whoever is lost in one of these has uploaded, and is in the sum.
+AFTER_UPLOAD = PHASES[PHASES.index(Phase.UPLOAD) + 1 :]
+
 # What a client answers in each phase; `start`, which takes nothing, makes the first message.
 CLIENT_TAKES = {
     Phase.REVEAL: Kind.COMMITTEE,
