@@ -225,7 +225,7 @@ class TestKeyFiles:
             Identity.load(tmp_path / "link")
         os.mkfifo(tmp_path / "pipe", 0o600)
         for name in (".", "pipe"):
-            with pytest.raises(IdentityError, match="no regular file|Is a directory"):
+            with pytest.raises(IdentityError, match=r"no regular file|Is a directory"):
                 Identity.load(tmp_path / name)
         with pytest.raises(IdentityError, match=r"missing: No such file"):
             Identity.load(tmp_path / "missing")
