@@ -217,7 +217,7 @@ def recommend(
     ----------
     num_clients : int in [2, 2**32 - 1]
     corrupt_fraction, dropout_fraction : float in [0, 1]
-        C and D are these times n, rounded up. The decimal that is printed counts: 0.07 of 100 clients are 7.
+        C and D are these times n, rounded up: the smallest counts that are, over n, at least these.
     privacy_bits, correctness_bits : int in [1, 128]
         See `Parameters`.
 
@@ -248,7 +248,9 @@ def recommend(
 
 
 def _rounded_up(name: str, fraction: object, n: int) -> int:
-    return ceil(Fraction(repr(probability(name, fraction))) * n)
+    share = probability(name, fraction)
+    count = ceil(Fraction(share) * n)  # one too many where the double lies just above the count over n
+    return count - 1 if count and (count - 1) / n >= share else count
 
 
 # What is too weak, as a sentence that names the bound, the value reached and the value allowed.

@@ -109,6 +109,7 @@ small = st.integers(4, 40).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(small, st.data())
 def test_bounds_are_the_formulas_of_the_page(setting, data):
     n, C, D, k = setting
@@ -125,6 +126,7 @@ def test_bounds_are_the_formulas_of_the_page(setting, data):
     assert loss_risk(n, D, k, t) == lost + (D * counted(n - 1, D - 1, k, k - t + 1) if D else 0)
 
 
+@settings(deadline=None)
 @given(small, st.data())
 def test_what_makes_bounds_smaller(setting, data):
     n, C, D, k = setting
@@ -276,6 +278,19 @@ def test_the_whole_budget_of_privacy():
 # --- what is recommended ---
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 400), st.data())
+def test_a_count_over_the_cohort_is_that_count(n, data):
+    count = data.draw(st.integers(0, n))
+    try:
+        assert recommended(n, 0.0, count / n).max_dropped == count
+    except UnsupportedError as refusal:
+        named = re.search(r"with 0 corrupt and (\d+) lost", str(refusal))
+    else:
+        return
+    assert int(named[1]) == count
+
+
 def test_the_example_of_a_thousand_clients():
     assert recommended(1000) == Parameters(**GOOD)
     assert recommended(1000).committee_size == 26
@@ -295,8 +310,10 @@ def test_recommendations_meet_every_bound(n, corrupt, dropout, privacy_bits, cor
     except UnsupportedError:
         return
     C, D, k, t, T = p.max_corrupt, p.max_dropped, p.num_neighbors, p.threshold, p.min_survivors
-    assert 0 <= C - Fraction(repr(corrupt)) * n < 1
-    assert 0 <= D - Fraction(repr(dropout)) * n < 1
+    assert C / n >= corrupt
+    assert C == 0 or (C - 1) / n < corrupt
+    assert D / n >= dropout
+    assert D == 0 or (D - 1) / n < dropout
     assert (n + C) / 2 < T == n - D
     if p.is_complete:
         assert isolation_limit(n, k, t, T) > C
@@ -353,9 +370,17 @@ def test_the_threshold_of_a_complete_graph_is_in_the_middle():
 
 @pytest.mark.parametrize(
     ("fraction", "n", "count"),
-    [(0.07, 100, 7), (0.29, 100, 29), (1 / 3, 3, 1), (0.0501, 1000, 51), (0.0, 50, 0)],
+    [
+        (0.07, 100, 7),
+        (0.29, 100, 29),
+        (1 / 3, 300, 100),
+        (49 / 300, 300, 49),
+        (5e-324, 50, 1),
+        (0.0501, 1000, 51),
+        (0.0, 50, 0),
+    ],
 )
-def test_fractions_are_decimals_rounded_up(fraction, n, count):
+def test_fractions_of_the_cohort_are_rounded_up(fraction, n, count):
     assert recommended(n, fraction, 0.0).max_corrupt == count
     assert recommended(n, np.float64(fraction), 0).max_corrupt == count
 
