@@ -278,7 +278,7 @@ def test_the_whole_budget_of_privacy():
 # --- what is recommended ---
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(3, 400), st.data())
 def test_a_count_over_the_cohort_is_that_count(n, data):
     count = data.draw(st.integers(0, n))
@@ -296,7 +296,7 @@ def test_the_example_of_a_thousand_clients():
     assert recommended(1000).committee_size == 26
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(2, 3000),
     st.floats(0, 0.3),
