@@ -5,15 +5,39 @@ Tests play phases honestly up to the one that they are about, and then send what
 
 import hashlib
 from collections import defaultdict
+from functools import lru_cache
 
 import numpy as np
 
-from fedsec.secagg import Client, Config, Server
-from fedsec.secagg._machine import PHASES
-from fedsec.secagg.messages import Kind
+from fedsec.secagg import Client, Config, Identity, Parameters, Policy, Server, SessionStore
+from fedsec.secagg._machine import PHASES, phases
+from fedsec.secagg.local import default_parameters
+from fedsec.secagg.messages import Kind, frame
 
 PHASE_NAMES = tuple(phase.value for phase in PHASES)
+# On the complete graph nobody reveals nonces.
+COMPLETE_PHASES = tuple(name for name in PHASE_NAMES if name != "reveal")
 HEADER = 38
+MODEL = b"m" * 32
+
+# Ten clients on a ring, each with two on either side; few bits, as no small graph has many.
+SPARSE = Parameters(
+    num_clients=10,
+    max_corrupt=1,
+    max_dropped=1,
+    num_neighbors=4,
+    threshold=3,
+    min_survivors=9,
+    privacy_bits=1,
+    correctness_bits=1,
+)
+
+
+def complete(n, *, corrupt=1, lost=1, threshold=None):
+    """Parameters of the complete graph; the threshold is the one that is recommended if none is given."""
+    T = n - lost
+    wanted = threshold or -(-(corrupt + n - T + n - 1 - lost) // 2)
+    return Parameters(n, corrupt, lost, n - 1, max(2, wanted), T)
 
 
 def explicit_randomness(name):
@@ -28,33 +52,88 @@ def explicit_randomness(name):
     return read
 
 
+@lru_cache(maxsize=None)
+def identity_of(client_id):
+    """The same long-term key in every session of the tests."""
+    return Identity.new(insecure_randomness=explicit_randomness(f"identity {client_id}"))
+
+
+def ids_of(n):
+    """The clients of a session of n: 10, 20, ..."""
+    return tuple(10 * (i + 1) for i in range(n))
+
+
+def config_of(parameters, d=3, *, session=b"s", model_digest=MODEL, profile="authenticated", **settings):
+    """A configuration for the clients 10, 20, ..."""
+    ids = ids_of(parameters.num_clients)
+    return Config(
+        session_id=session.ljust(32, b"\0"),
+        round_id=settings.pop("round_id", 7),
+        participants={i: identity_of(i).public_key for i in ids} if profile == "authenticated" else ids,
+        vector_length=d,
+        parameters=parameters,
+        model_digest=model_digest,
+        profile=profile,
+        **settings,
+    )
+
+
+def policy_of(config):
+    """The strictest policy that accepts a configuration."""
+    p = config.parameters
+    return Policy(p.max_corrupt, p.min_survivors, p.privacy_bits) if config.authenticated else None
+
+
+def client_of(config, client_id, store, *, kind=Client, randomness=None):
+    """A client with its identity and a policy that accepts the configuration."""
+    identity = identity_of(client_id) if config.authenticated else None
+    return kind(
+        config,
+        client_id,
+        identity,
+        policy=policy_of(config),
+        store=store,
+        insecure_randomness=randomness,
+    )
+
+
+def random_vector(rng, d, modulus_bits):
+    """Anything that the ring holds."""
+    if modulus_bits == 64:
+        return rng.integers(0, 2**64, d, dtype=np.uint64)
+    half = 2 ** (modulus_bits - 1)
+    return rng.integers(-half, half, d)
+
+
 class Loop:
     """`inbox` holds the server's last answers; `sent` every message that a client let out, by client."""
 
-    def __init__(self, n=4, d=3, *, threshold=None, modulus_bits=32, silent=None, session=b"s", seeded=True):
-        self.config = Config(
-            session.ljust(32, b"\0"),
-            7,
-            [10 * (i + 1) for i in range(n)],
-            d,
-            modulus_bits=modulus_bits,
-            threshold=threshold,
-        )
-        self.ids = self.config.participants
-        rng = np.random.default_rng(n * 1000 + d)
-        high = min(2**modulus_bits, 2**63 - 1)
-        dtype = np.uint64 if modulus_bits == 64 else np.int64
-        signed_half = max(1, high // 2)
-        self.vectors = {
-            i: rng.integers(0 if dtype is np.uint64 else -signed_half, signed_half, d).astype(dtype)
-            for i in self.ids
-        }
+    def __init__(self, n=4, d=3, *, parameters=None, silent=None, seeded=True, kind=Client, **settings):
+        self.config = config_of(parameters or default_parameters(n), d, **settings)
+        self.ids = self.config.ids
+        rng = np.random.default_rng(len(self.ids) * 1000 + d)
+        self.vectors = {i: random_vector(rng, d, self.config.modulus_bits) for i in self.ids}
         self.silent = silent or {}
+        self.store = SessionStore.in_memory()
         self.server = Server(self.config)
+        session = self.config.session_id
         randomness = {i: explicit_randomness(f"{session} {i}") if seeded else None for i in self.ids}
-        self.clients = {i: Client(self.config, i, insecure_randomness=randomness[i]) for i in self.ids}
+        self.clients = {
+            i: client_of(self.config, i, self.store, kind=kind, randomness=randomness[i]) for i in self.ids
+        }
         self.inbox = dict.fromkeys(self.ids)
         self.sent = defaultdict(list)
+        self.seen = defaultdict(dict)  # by phase, then client: what the server answered at its end
+
+    @property
+    def phases(self):
+        """The names of the phases that this session has."""
+        return tuple(phase.value for phase in phases(self.config))
+
+    def is_silent(self, client_id, phase):
+        """Whether the client was lost in this phase, or before."""
+        last = self.silent.get(client_id)
+        return last is not None and PHASE_NAMES.index(phase) >= PHASE_NAMES.index(last)
 
     def answer(self, client_id):
         """What the client makes of its inbox; it submits its vector when that is due."""
@@ -68,24 +147,39 @@ class Loop:
         self.sent[client_id].append(message)
         return message
 
+    def close(self):
+        """Ends the phase; the answers go to the inbox."""
+        phase = self.server.phase.value
+        self.inbox = self.server.close_phase()
+        self.seen[phase] = dict(self.inbox)
+
     def play(self, phase):
         """One honest phase."""
+        assert self.server.phase == phase
+        self.play_others(())
+
+    def play_others(self, but):
+        """The rest of an honest phase, in which some have played already."""
         for client_id in self.inbox:
-            if self.silent.get(client_id) != phase:
+            if client_id not in but and not self.is_silent(client_id, self.server.phase.value):
                 self.server.receive(client_id, self.answer(client_id))
-        self.inbox = self.server.close_phase()
+        self.close()
 
     def until(self, phase):
         """All phases before this one."""
-        for before in PHASE_NAMES[: PHASE_NAMES.index(phase)]:
-            self.play(before)
+        while self.server.phase != phase:
+            self.play(self.server.phase.value)
         return self
 
     def finish(self):
         """The phases that are left, and the sum."""
         while self.server.phase in PHASE_NAMES:
-            self.play(self.server.phase)
+            self.play(self.server.phase.value)
         return self.server.result()
+
+    def forge(self, kind, client_id, body):
+        """A frame that the server would send this client, with any body."""
+        return frame(kind, self.clients[client_id]._digest(), client_id, body)
 
     def expected_sum(self, survivors):
         total = sum(self.vectors[i].astype(object) for i in survivors) % 2**self.config.modulus_bits
