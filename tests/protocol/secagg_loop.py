@@ -19,6 +19,7 @@ PHASE_NAMES = tuple(phase.value for phase in PHASES)
 COMPLETE_PHASES = tuple(name for name in PHASE_NAMES if name != "reveal")
 HEADER = 38
 MODEL = b"m" * 32
+SAVING_KEY = b"k" * 32
 
 # Ten clients on a ring, each with two on either side; few bits, as no small graph has many.
 SPARSE = Parameters(
@@ -180,6 +181,17 @@ class Loop:
     def forge(self, kind, client_id, body):
         """A frame that the server would send this client, with any body."""
         return frame(kind, self.clients[client_id]._digest(), client_id, body)
+
+    def copy_of(self, client_id):
+        """What another process makes of the client's saved session; both share the store."""
+        config = self.config
+        return Client.from_bytes(
+            self.clients[client_id].to_bytes(SAVING_KEY),
+            SAVING_KEY,
+            identity_of(client_id) if config.authenticated else None,
+            policy=policy_of(config),
+            store=self.store,
+        )
 
     def expected_sum(self, survivors):
         total = sum(self.vectors[i].astype(object) for i in survivors) % 2**self.config.modulus_bits

@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from protocol.secagg_loop import Loop
+from protocol.secagg_loop import Loop, client_of
 
 from fedsec.errors import FedsecError
-from fedsec.secagg import Client, Phase, messages
-from fedsec.secagg.messages import Kind, frame
+from fedsec.secagg import Phase, SessionStore, messages
+from fedsec.secagg.messages import Kind
 
 VICTIM = 10
 
@@ -47,13 +47,13 @@ def refusals(outcomes):
     return [outcome for outcome in outcomes if isinstance(outcome, FedsecError)]
 
 
-def test_two_requests_get_one_answer():
-    """Two threads, two lists: whoever comes second finds the session over."""
+def test_two_sets_of_survivors_get_one_signature():
+    """Two threads, two sets: whoever comes second finds the session over [SPEC 8.1]."""
     for _ in range(40):
-        loop = Loop(4, threshold=3).until("unmask")
+        loop = Loop(4).until("agree")
         client = loop.clients[VICTIM]
         requests = [
-            frame(Kind.SURVIVORS, loop.config, VICTIM, messages.encode_survivors(ids))
+            loop.forge(Kind.SURVIVORS, VICTIM, messages.encode_set(loop.config, ids))
             for ids in (loop.ids, (10, 30, 40))
         ]
         outcomes = at_once(*(partial(client.receive, request) for request in requests))
@@ -61,10 +61,28 @@ def test_two_requests_get_one_answer():
         assert client.phase is Phase.ABORTED
 
 
+def test_two_requests_for_shares_get_one_answer():
+    for _ in range(40):
+        loop = Loop(4).until("unmask")
+        client = loop.clients[VICTIM]
+        outcomes = at_once(*[partial(client.receive, loop.inbox[VICTIM])] * 4)
+        assert len(refusals(outcomes)) == 3
+        assert client.phase is Phase.ABORTED
+
+
+def test_copies_of_a_client_give_one_answer():
+    """Four that were saved before, one store: each is a client of its own [SPEC 10]."""
+    for _ in range(10):
+        loop = Loop(4).until("unmask")
+        copies = [loop.copy_of(VICTIM) for _ in range(4)]
+        outcomes = at_once(*(partial(copy.receive, loop.inbox[VICTIM]) for copy in copies))
+        assert len(refusals(outcomes)) == 3
+
+
 def test_a_client_starts_once():
     config = Loop(3).config
     for _ in range(40):
-        client = Client(config, VICTIM)
+        client = client_of(config, VICTIM, SessionStore.in_memory())
         assert len(refusals(at_once(*[client.start] * 4))) == 3
         assert client.phase is Phase.SHARE
 
@@ -72,11 +90,22 @@ def test_a_client_starts_once():
 def test_a_vector_is_submitted_once():
     config = Loop(3, 10_000).config
     for _ in range(40):
-        client = Client(config, VICTIM)
+        client = client_of(config, VICTIM, SessionStore.in_memory())
         vectors = [np.full(10_000, value) for value in range(4)]
         outcomes = at_once(*(partial(client.submit, vector) for vector in vectors))
         assert len(refusals(outcomes)) == 3
         assert client._vector[0] == client._vector[-1] == outcomes.index(None)
+
+
+def test_two_uploads_at_once_give_one():
+    """Whatever the turns, one iterator's chunks at most are a whole upload."""
+    for _ in range(40):
+        loop = Loop(4, 200_000).until("upload")
+        client = loop.clients[VICTIM]
+        client.receive(loop.inbox[VICTIM])
+        uploads = [client.upload(loop.vectors[VICTIM]) for _ in range(2)]
+        outcomes = at_once(*(partial(list, upload) for upload in uploads))
+        assert len(refusals(outcomes)) >= 1
 
 
 def test_an_upload_delivered_twice_is_in_the_sum_once():
@@ -104,7 +133,7 @@ def test_uploads_that_come_at_once_are_all_in_the_sum():
 def test_an_upload_is_in_the_sum_or_too_late_when_the_phase_is_closed_meanwhile():
     """Three uploads are in; the fourth comes together with the close."""
     for _ in range(20):
-        loop = Loop(4, 100_000, threshold=3).until("upload")
+        loop = Loop(4, 100_000).until("upload")
         late = loop.answer(40)
         for i in (10, 20, 30):
             loop.server.receive(i, loop.answer(i))
