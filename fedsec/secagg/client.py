@@ -337,7 +337,8 @@ class Client(Unpicklable):
 
     def _claim(self) -> None:
         try:
-            self._store.claim(self._key, self._me.config.session_id, self._phase.value)
+            session_id, uploads = self._me.config.session_id, self._phase is Phase.UPLOAD
+            self._store.claim(self._key, session_id, self._phase.value, once_per_round=uploads)
         except ProtocolError:
             # Another copy has answered already: this one is out, and the session is the other's.
             self._is_latest = False

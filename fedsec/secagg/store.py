@@ -67,6 +67,9 @@ class _Rows(Protocol):
     def latest(self, identity: bytes) -> tuple[int, int]:
         """The highest round that this identity started, and how many sessions it had; (-1, 0) for none."""
 
+    def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
+        """Whether any session of a round has had this step."""
+
 
 class _Table(Protocol):
     """Where the rows are kept."""
@@ -151,7 +154,7 @@ class SessionStore:
                 raise ProtocolError(f"round {number} has had {attempts} sessions of at most {allowed}")
             rows.put(identity, session_id, _Session(number))
 
-    def claim(self, identity: bytes, session_id: bytes, step: str) -> None:
+    def claim(self, identity: bytes, session_id: bytes, step: str, *, once_per_round: bool = False) -> None:
         """Records that the message of a step is about to leave; on the disk when this returns.
 
         Parameters
@@ -160,6 +163,9 @@ class SessionStore:
             As for `open_session`.
         step : str
             1 to 32 lower-case letters, digits and underscores, a letter first.
+        once_per_round : bool
+            Whether no other session of the same round may have had this step: an upload in each of two
+            sessions would tell two sums.
 
         Raises
         ------
@@ -180,6 +186,8 @@ class SessionStore:
                 raise ProtocolError(f"session {session_id.hex()} is over")
             if word in session.steps:
                 raise ProtocolError(f"the {word} message of session {session_id.hex()} was let out before")
+            if once_per_round and rows.claimed(identity, session.round_id, word):
+                raise ProtocolError(f"the {word} message of round {session.round_id} was let out before")
             if len(session.steps) >= MAX_STEPS:
                 raise ProtocolError(f"session {session_id.hex()} has had {MAX_STEPS} steps, the most allowed")
             rows.put(identity, session_id, _Session(session.round_id, (*session.steps, word)))
@@ -244,6 +252,13 @@ class _FileRows:
         row = self._connection.execute(query, (identity,)).fetchone()
         return (-1, 0) if row is None else (_decode(row[0]), row[1])
 
+    def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
+        query = (
+            "SELECT 1 FROM sessions WHERE identity = ? AND round = ? "
+            "AND instr(' ' || steps || ' ', ' ' || ? || ' ') LIMIT 1"
+        )
+        return self._connection.execute(query, (identity, _encode(round_id), step)).fetchone() is not None
+
 
 @dataclass(repr=False)
 class _MemoryTable:
@@ -252,6 +267,7 @@ class _MemoryTable:
     lock: threading.Lock = field(default_factory=threading.Lock)
     sessions: dict[tuple[bytes, bytes], _Session] = field(default_factory=dict)
     rounds: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    claims: set[tuple[bytes, int, str]] = field(default_factory=set)
     process: int = field(default_factory=os.getpid)
 
     def __repr__(self) -> str:
@@ -277,9 +293,13 @@ class _MemoryTable:
             attempts = attempts + 1 if session.round_id == latest else 1
             self.rounds[identity] = (session.round_id, attempts)
         self.sessions[identity, session_id] = session
+        self.claims.update((identity, session.round_id, step) for step in session.steps[-1:])
 
     def latest(self, identity: bytes) -> tuple[int, int]:
         return self.rounds.get(identity, (-1, 0))
+
+    def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
+        return (identity, round_id, step) in self.claims
 
 
 def _encode(round_id: int) -> bytes:

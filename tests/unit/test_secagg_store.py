@@ -47,6 +47,18 @@ class TestSessions:
         with pytest.raises(ProtocolError, match="started before"):
             started.open_session(ALICE, session(1), 7, MANY)
 
+    def test_one_session_of_a_round_has_the_upload(self, store):
+        for number in (1, 2):
+            store.open_session(ALICE, session(number), 5, MANY)
+        store.open_session(BOB, session(1), 5, MANY)
+        store.claim(ALICE, session(1), "upload", once_per_round=True)
+        store.claim(ALICE, session(2), "share")
+        with pytest.raises(ProtocolError, match="the upload message of round 5 was let out before"):
+            store.claim(ALICE, session(2), "upload", once_per_round=True)
+        store.claim(BOB, session(1), "upload", once_per_round=True)
+        store.open_session(ALICE, session(3), 6, MANY)
+        store.claim(ALICE, session(3), "upload", once_per_round=True)
+
     def test_rounds_never_go_back(self, started):
         for round_id in (0, 4):
             with pytest.raises(ProtocolError, match=f"round {round_id} is over: .* has started round 5"):
