@@ -171,8 +171,8 @@ def _guarantee_sentence(result: demo.Result) -> str:
 
 _NOT_COVERED = (
     "Not covered: accuracy on the test records, which are taken as public; the numbers of clients and "
-    "records, how records are spread over clients, who took part and when; a server that deviates from the "
-    "protocol."
+    "records, how records are spread over clients, who took part and when; what the server sees before it "
+    "adds noise."
 )
 
 
