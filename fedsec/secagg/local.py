@@ -104,7 +104,8 @@ def _feasible(num_clients: int, lost: int) -> Parameters | None:
 
 
 def _recommend(num_clients: int, lost: int) -> Parameters:
-    return recommend(num_clients=num_clients, corrupt_fraction=_CORRUPT, dropout_fraction=lost / num_clients)
+    fraction = lost / max(1, num_clients)  # no clients are refused by name
+    return recommend(num_clients=num_clients, corrupt_fraction=_CORRUPT, dropout_fraction=fraction)
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,26 +3,34 @@
 import numpy as np
 import pytest
 
-from fedsec import secagg
-from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import aggregate, centre
+from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError, UnsupportedError
+from fedsec.secagg import Parameters, aggregate, centre, recommend
+from fedsec.secagg.local import default_parameters
 
 VECTORS = {i: np.arange(5) * i - 7 for i in range(1, 11)}
 
 
 def test_the_snippet():
+    """[SPEC 4.1] says how long messages are, each with its header of 38 bytes."""
     outcome = aggregate(VECTORS, modulus_bits=32, dropped={3: "upload", 8: "unmask"})
     survivors = [1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert outcome.survivors == tuple(survivors)
     assert centre(outcome.sum, 32).tolist() == sum(VECTORS[i] for i in survivors).tolist()
     assert outcome.dropped == {3: "upload", 8: "unmask"}
     assert outcome.sum.dtype == np.uint32
-    assert list(outcome.seconds) == ["advertise", "share", "upload", "unmask"]
+    assert list(outcome.seconds) == ["advertise", "share", "upload", "agree", "unmask"]
     for seconds in outcome.seconds.values():
         assert list(seconds) == ["client", "server"]
         assert all(value > 0 for value in seconds.values())
-    # advertise, share, upload and unmask messages, each with its header of 38 bytes
-    assert outcome.bytes_per_client == 4 * 38 + 64 + (32 + 2 + 9 * 84) + 20 + (2 + 10 * 37)
+    bodies = {
+        "advertise": 32 + 32 + 32 + 64,
+        "share": 32 + 2 + 9 * (4 + 64 + 80),
+        "upload": 8 + 4 * 5,
+        "agree": 64,
+        "unmask": 2 + 9 * (4 + 1 + 32),
+    }
+    assert outcome.bytes_per_client == 5 * 38 + sum(bodies.values())
+    assert outcome.attempts == 1
 
 
 def test_dropped_names_are_plain_strings():
@@ -36,29 +44,57 @@ def test_other_integers(dtype):
     assert aggregate(vectors, modulus_bits=16).sum.tolist() == [3, 300]
 
 
-def test_below_the_threshold():
-    assert aggregate(VECTORS, dropped=dict.fromkeys((1, 2, 3), "upload")).survivors == tuple(range(4, 11))
-    with pytest.raises(AggregationAborted, match="6 clients sent their upload message, the threshold is 7"):
-        aggregate(VECTORS, dropped=dict.fromkeys((1, 2, 3, 4), "upload"))
-    assert len(aggregate(VECTORS, dropped={1: "upload", 2: "share"}, threshold=8).survivors) == 8
+def test_it_is_set_up_for_the_losses_that_are_asked_for():
+    assert aggregate(VECTORS, dropped=dict.fromkeys((1, 2, 3, 4), "upload")).survivors == tuple(range(5, 11))
 
 
-def test_everybody_dropped():
-    for phase in secagg.Phase("advertise"), "share", "upload", "unmask":
-        with pytest.raises(AggregationAborted, match="0 clients"):
-            aggregate(VECTORS, dropped=dict.fromkeys(VECTORS, phase))
+@pytest.mark.parametrize(("n", "lost"), [(11, 4), (9, 3), (49, 1), (255, 120)])
+def test_as_many_as_are_lost_and_no_more(n, lost):
+    """4/11 as a double is a little more than four elevenths, and five of eleven would be too many."""
+    assert default_parameters(n, lost).max_dropped == max(lost, -(-n // 10))
+
+
+def test_too_few_survivors():
+    parameters = recommend(num_clients=10, corrupt_fraction=0.1, dropout_fraction=0.2)
+    dropped = {1: "upload", 2: "share"}
+    assert len(aggregate(VECTORS, dropped=dropped, parameters=parameters).survivors) == 8
+    with pytest.raises(AggregationAborted, match="7 clients sent their upload message, at least 8 must"):
+        aggregate(VECTORS, dropped=dropped | {3: "upload"}, parameters=parameters)
+
+
+@pytest.mark.parametrize("phase", ["advertise", "share", "upload", "agree", "unmask"])
+def test_everybody_dropped(phase):
+    with pytest.raises(AggregationAborted, match="0 (clients|neighbors)"):
+        aggregate(VECTORS, dropped=dict.fromkeys(VECTORS, phase))
+
+
+def test_sparse_graphs_start_again_while_the_committee_is_lost():
+    """[SPEC 5.4]: 8 of 100 draw the ring; with 5 lost some member is among them now and then."""
+    parameters = recommend(num_clients=100, corrupt_fraction=0.05, dropout_fraction=0.05)
+    vectors = {i: np.array([i]) for i in range(100)}
+    outcome = aggregate(vectors, dropped=dict.fromkeys(range(5), "reveal"), parameters=parameters)
+    assert 1 <= outcome.attempts < 64
+    assert outcome.sum.tolist() == [sum(range(5, 100))]
+    assert "reveal" in outcome.seconds
+
+
+def test_the_semi_honest_profile():
+    outcome = aggregate(VECTORS, dropped={3: "upload"}, profile="semi_honest")
+    assert list(outcome.seconds) == ["advertise", "share", "upload", "unmask"]
+    assert len(outcome.survivors) == 9
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"vectors": {}}, "number of participants must be in .*, got 0"),
-        ({"vectors": {1: np.arange(3)}}, "number of participants must be in .*, got 1"),
-        ({"vectors": {1: np.arange(3), 2: np.arange(4)}}, "common shape"),
-        ({"vectors": {1: np.arange(0), 2: np.arange(0)}}, "vector_length"),
-        ({"vectors": {1: np.arange(3), 2: np.arange(3) + 2**31}}, "vector must hold values"),
+        ({"vectors": {}}, "num_clients must be in .*, got 0"),
+        ({"vectors": {1: np.arange(3)}}, "num_clients must be in .*, got 1"),
+        ({"vectors": {1: np.arange(3), 2: np.arange(4), 3: np.arange(4)}}, "common shape"),
+        ({"vectors": dict.fromkeys(range(3), np.arange(0))}, "vector_length"),
+        ({"vectors": dict.fromkeys(range(3), np.arange(3) + 2**31)}, "vector must hold values"),
         ({"modulus_bits": 65}, "modulus_bits"),
-        ({"threshold": 5}, "threshold of 10 clients"),
+        ({"parameters": Parameters(3, 1, 0, 2, 2, 3)}, "for the 10 participants"),
+        ({"profile": "trusting"}, "profile must be one of"),
         ({"dropped": {11: "upload"}}, "dropped must name clients that have vectors, got 11"),
         ({"dropped": {1: "training"}}, r"dropped\[1\] must be one of .*, got 'training'"),
         ({"dropped": {1: "done"}}, "dropped"),
@@ -70,9 +106,20 @@ def test_bad_input_is_refused_by_name(arguments, named):
         aggregate(**{"vectors": VECTORS} | arguments)
 
 
+def test_two_clients_are_refused():
+    """[SPEC 1.3]: each would learn the other's vector."""
+    with pytest.raises(UnsupportedError, match="2 clients with 1 corrupt and 0 lost are infeasible"):
+        aggregate({1: np.arange(3), 2: np.arange(3)})
+
+
 @pytest.mark.parametrize(
     "vectors",
-    [None, [np.arange(3)], {1: np.zeros(3), 2: np.zeros(3)}, {"1": np.arange(3), "2": np.arange(3)}],
+    [
+        None,
+        [np.arange(3)],
+        dict.fromkeys((1, 2, 3), np.zeros(3)),
+        dict.fromkeys(("1", "2", "3"), np.arange(3)),
+    ],
 )
 def test_wrong_types_are_refused(vectors):
     with pytest.raises(InvalidTypeError):
