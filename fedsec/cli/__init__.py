@@ -17,6 +17,8 @@ from fedsec.cli.bench import bench
 from fedsec.cli.budget import calibrate, epsilon
 from fedsec.cli.curve import curve
 from fedsec.cli.demo import demo
+from fedsec.cli.directory import directory
+from fedsec.cli.identity import identity
 from fedsec.cli.ledger import ledger
 from fedsec.errors import FedsecError
 
@@ -27,7 +29,7 @@ def commands() -> None:
     """The privacy layer for federated learning."""
 
 
-for command in (epsilon, calibrate, curve, ledger, demo, bench):
+for command in (epsilon, calibrate, curve, ledger, identity, directory, demo, bench):
     commands.add_command(command)
 
 

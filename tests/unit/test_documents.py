@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+IN_SESSIONS = ("identity", "directory")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -40,7 +41,7 @@ def commands():
     for block in blocks("sh"):
         for line in block.values[0].splitlines():
             words = shlex.split(line, comments=True)
-            if words[:1] == ["fedsec"] and words[1] not in ("demo", "bench", "ledger"):
+            if words[:1] == ["fedsec"] and words[1] not in ("demo", "bench", "ledger", *IN_SESSIONS):
                 yield pytest.param(words, id=" ".join(words[:2]))
 
 
@@ -52,6 +53,24 @@ def test_commands_run_as_printed(words, tmp_path):
     done = run([sys.executable, "-m", *words], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def sessions():
+    """Shell blocks whose commands lean on each other."""
+    for block in blocks("sh"):
+        if any(f"fedsec {command}" in block.values[0] for command in IN_SESSIONS):
+            yield block
+
+
+@pytest.mark.parametrize("text", list(sessions()))
+def test_sessions_run_as_printed(text, tmp_path):
+    fedsec = tmp_path / "bin" / "fedsec"
+    fedsec.parent.mkdir()
+    fedsec.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedsec "$@"\n')
+    fedsec.chmod(0o755)
+    path = f"PATH={fedsec.parent}{os.pathsep}{os.environ['PATH']}"
+    done = run(["env", path, "sh", "-eu", "-c", text], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_make_targets_exist():
