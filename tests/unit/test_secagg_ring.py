@@ -1,25 +1,20 @@
-"""The ring: residues of what fits, refusals of what does not, and the bytes."""
+"""The ring: residues of what fits, refusals of what does not."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
 from fedsec.secagg import centre, ring, to_residues
 
 
 @given(st.integers(1, 64), st.data())
-def test_residues_centre_and_bytes_against_python_integers(bits, data):
+def test_residues_and_centre_against_python_integers(bits, data):
     values = data.draw(st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), max_size=20))
     residues = to_residues(np.array(values, np.int64), bits)
     assert residues.tolist() == [value % 2**bits for value in values]
     assert centre(residues, bits).tolist() == values
-    packed = ring.pack(residues, bits)
-    assert packed == b"".join((value % 2**bits).to_bytes(-(-bits // 8), "little") for value in values)
-    unpacked = ring.unpack(packed, len(values), bits)
-    assert unpacked.dtype == residues.dtype
-    assert unpacked.tolist() == residues.tolist()
 
 
 @pytest.mark.parametrize(
@@ -36,8 +31,9 @@ def test_residues_centre_and_bytes_against_python_integers(bits, data):
     ],
 )
 def test_what_does_not_fit_is_refused_and_never_wraps(value, dtype, bits):
-    with pytest.raises(InvalidArgumentError, match=rf"must hold values in \[.*, got {value}"):
-        to_residues(np.array([0, value, 0], dtype), bits)
+    for refusing in (to_residues, ring.require_fits):
+        with pytest.raises(InvalidArgumentError, match=rf"must hold values in \[.*, got {value}"):
+            refusing(np.array([0, value, 0], dtype), bits)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32])
@@ -77,14 +73,3 @@ def test_centre_takes_the_lane_dtype_only():
     with pytest.raises(InvalidTypeError, match="uint32"):
         centre(np.zeros(3, np.uint64), 20)
     assert centre(np.array([2**19, 2**19 - 1], np.uint32), 20).tolist() == [-(2**19), 2**19 - 1]
-
-
-@pytest.mark.parametrize("packed", [b"", bytes(8), bytes(10)])
-def test_unpack_wants_the_exact_length(packed):
-    with pytest.raises(ProtocolError, match="must take 9 bytes"):
-        ring.unpack(packed, 3, 20)
-
-
-def test_unpack_wants_residues():
-    with pytest.raises(ProtocolError, match=r"below 2\*\*20, got 1048576"):
-        ring.unpack((2**20).to_bytes(3, "little"), 1, 20)
