@@ -2,23 +2,32 @@
 
 import numpy as np
 import pytest
-from protocol.secagg_loop import PHASE_NAMES, Loop
+from protocol.secagg_loop import COMPLETE_PHASES, PHASE_NAMES, SPARSE, Loop, complete
 
-from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError, ProtocolError
-from fedsec.secagg import Phase, Server
+from fedsec.errors import (
+    AggregationAborted,
+    CommitteeLostError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    ProtocolError,
+)
+from fedsec.secagg import Phase, Server, graph
+from fedsec.secagg.messages import Kind, frame
 
 
 @pytest.mark.parametrize("phase", PHASE_NAMES)
 def test_repeated_strange_and_malformed_messages_change_nothing(phase):
-    loop = Loop(4).until(phase)
+    """[SPEC 4.3]"""
+    loop = Loop(parameters=SPARSE).until(phase)
     messages = {i: loop.answer(i) for i in loop.inbox}
+    one, other = list(messages)[:2]
     refused = [
-        (50, messages[10]),  # a stranger
-        (20, messages[10]),  # another's message
-        (10, messages[10][:-1]),
-        (10, messages[10] + b"\0"),
-        (10, b""),
-        (10, b"\x02" + messages[10][1:]),
+        (55, messages[one]),  # a stranger
+        (other, messages[one]),  # another's message
+        (one, messages[one][:-1]),
+        (one, messages[one] + b"\0"),
+        (one, b""),
+        (one, b"\x01" + messages[one][1:]),
     ]
     for client, message in refused:
         with pytest.raises(ProtocolError):
@@ -27,47 +36,66 @@ def test_repeated_strange_and_malformed_messages_change_nothing(phase):
         loop.server.receive(client, message)
         with pytest.raises(ProtocolError, match=f"client {client} sent its {phase} message already"):
             loop.server.receive(client, message)
-    loop.inbox = loop.server.close_phase()
-    for later in PHASE_NAMES[PHASE_NAMES.index(phase) + 1 :]:
-        loop.play(later)
-    assert loop.server.result().tolist() == loop.expected_sum(loop.ids)
+    loop.close()
+    assert (loop.finish() if phase != "unmask" else loop.server.result()).tolist() == loop.expected_sum(
+        loop.ids
+    )
 
 
-@pytest.mark.parametrize("phase", PHASE_NAMES)
+@pytest.mark.parametrize("phase", COMPLETE_PHASES)
 def test_a_late_message_is_refused_and_its_sender_is_out(phase):
-    loop = Loop(4, threshold=3).until(phase)
+    """[SPEC 4.3]"""
+    loop = Loop(4).until(phase)
     late = loop.answer(40)
     loop.silent[40] = phase
-    for i in (10, 20, 30):
-        loop.server.receive(i, loop.answer(i))
-    loop.inbox = loop.server.close_phase()
+    loop.play(phase)
     assert 40 not in loop.inbox
     with pytest.raises(ProtocolError):
         loop.server.receive(40, late)
-    for later in PHASE_NAMES[PHASE_NAMES.index(phase) + 1 :]:
-        loop.play(later)
-    survivors = [10, 20, 30, 40] if phase == "unmask" else [10, 20, 30]
-    assert loop.server.result().tolist() == loop.expected_sum(survivors)
+    result = loop.finish() if phase != "unmask" else loop.server.result()
+    survivors = [10, 20, 30, 40] if phase in ("agree", "unmask") else [10, 20, 30]
+    assert result.tolist() == loop.expected_sum(survivors)
     assert loop.server.survivors == tuple(survivors)
     assert loop.server.dropped == {40: phase}
 
 
-@pytest.mark.parametrize("phase", PHASE_NAMES)
-def test_below_the_threshold_the_session_is_over(phase):
-    loop = Loop(4, threshold=3, silent={30: phase, 40: phase}).until(phase)
-    with pytest.raises(AggregationAborted, match=f"2 clients sent their {phase} message, the threshold is 3"):
+@pytest.mark.parametrize("phase", COMPLETE_PHASES)
+def test_with_too_few_the_session_is_over(phase):
+    """T of 4 in all phases but the last, in which each client's secret takes t others [SPEC 4.3]."""
+    lost = {30: phase, 40: phase} | ({20: phase} if phase == "unmask" else {})
+    loop = Loop(4, silent=lost).until(phase)
+    said = "neighbors gave shares of client" if phase == "unmask" else f"2 clients sent their {phase} message"
+    with pytest.raises(AggregationAborted, match=said):
         loop.play(phase)
     assert loop.server.phase is Phase.ABORTED
-    assert loop.server.dropped == {30: phase, 40: phase}
+    assert loop.server.dropped == dict(sorted(lost.items()))
     assert not loop.server._sum.any()
     for call in (loop.server.close_phase, loop.server.result, lambda: loop.server.receive(10, b"")):
         with pytest.raises(ProtocolError, match="aborted"):
             call()
 
 
+@pytest.mark.parametrize("phase", ["advertise", "reveal"])
+def test_a_lost_member_of_the_committee_ends_the_session_by_another_name(phase):
+    """[SPEC 5.4]"""
+    member = graph.committee(Loop(parameters=SPARSE).config)[0]
+    loop = Loop(parameters=SPARSE, silent={member: phase}).until(phase)
+    with pytest.raises(CommitteeLostError, match=rf"clients \[{member}\] of the committee were lost"):
+        loop.play(phase)
+    assert loop.server.phase is Phase.ABORTED
+
+
+def test_others_than_the_committee_reveal_nothing():
+    """[SPEC 5.3]"""
+    loop = Loop(parameters=SPARSE).until("reveal")
+    (other, *_) = set(loop.ids) - set(graph.committee(loop.config))
+    with pytest.raises(ProtocolError, match=f"no reveal message is expected of client {other}"):
+        loop.server.receive(other, frame(Kind.REVEAL, loop.config.h0, other, bytes(96)))
+
+
 def test_the_result_comes_last_and_is_a_copy():
     loop = Loop(3)
-    for phase in PHASE_NAMES:
+    for phase in COMPLETE_PHASES:
         with pytest.raises(ProtocolError, match="there is no result"):
             loop.server.result()
         loop.play(phase)
@@ -81,16 +109,18 @@ def test_the_result_comes_last_and_is_a_copy():
 
 
 def test_survivors_and_dropped_as_the_phases_close():
-    loop = Loop(5, threshold=3, silent={10: "advertise", 20: "share"})
+    silent = {10: "advertise", 20: "share", 60: "agree"}
+    loop = Loop(parameters=complete(7, lost=3, corrupt=0), silent=silent)
     seen = []
-    for phase in PHASE_NAMES:
+    for phase in COMPLETE_PHASES:
         loop.play(phase)
         seen.append((loop.server.survivors, loop.server.dropped))
     assert seen == [
         ((), {10: "advertise"}),
         ((), {10: "advertise", 20: "share"}),
-        ((30, 40, 50), {10: "advertise", 20: "share"}),
-        ((30, 40, 50), {10: "advertise", 20: "share"}),
+        ((30, 40, 50, 60, 70), {10: "advertise", 20: "share"}),
+        ((30, 40, 50, 60, 70), silent),
+        ((30, 40, 50, 60, 70), silent),
     ]
 
 
@@ -102,6 +132,7 @@ def test_uploads_are_added_as_they_come():
         loop.sent.clear()
     held = [value for value in vars(loop.server).values() if isinstance(value, np.ndarray)]
     assert [array.nbytes for array in held] == [4_000_000]
+    assert not loop.server._collected.uploads
     assert sum(len(message) for message in loop.server.close_phase().values()) < 1000
 
 
