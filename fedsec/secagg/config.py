@@ -19,9 +19,12 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple, cast
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from fedsec import masks
 from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.secagg.identities import require_public_key
 from fedsec.secagg.parameters import Parameters
 from fedsec.secagg.quantizer import Quantizer
 
@@ -72,9 +75,9 @@ class Config:
         Fresh and random for every session; never used twice.
     round_id : int in [0, 2**64 - 1]
         Never falls from one session of a client to the next.
-    participants : mapping of client ids (ints in [0, 2**32 - 1]) to Ed25519 public keys (32 bytes)
-        From the caller's own trust store, such as a `Directory`; never from the other side. With
-        ``profile="semi_honest"`` just the ids.
+    participants : mapping of client ids (ints in [0, 2**32 - 1]) to Ed25519 public keys
+        As 32 bytes or objects of `cryptography`; from the caller's own trust store, such as a `Directory`,
+        never from the other side. With ``profile="semi_honest"`` just the ids.
     vector_length : int in [1, 2**32 - 1]
     parameters : Parameters
         How many may be corrupt and how many lost, and what follows from it; see `recommend`.
@@ -112,7 +115,7 @@ class Config:
         self,
         session_id: bytes,
         round_id: int,
-        participants: Mapping[int, bytes] | Iterable[int],
+        participants: Mapping[int, bytes | Ed25519PublicKey] | Iterable[int],
         vector_length: int,
         parameters: Parameters,
         modulus_bits: int = 32,
@@ -237,7 +240,8 @@ class Policy:
     Parameters
     ----------
     max_corrupt : int, at least 0
-        So many clients at least may deviate together with the server.
+        So many clients at least may deviate together with the server. The server picks the cohort, so count
+        the corrupt ones of the whole directory, not a share of them.
     min_survivors : int, at least 3
         So many vectors at least are in any sum.
     privacy_bits : int, at least 1
@@ -333,15 +337,17 @@ def _identities(participants: object) -> dict[int, bytes]:
             "participants must be a mapping of client ids to Ed25519 public keys, such as a Directory, got "
             f"{type(participants).__name__}; ids alone are for profile='semi_honest'"
         )
-    keys = {
-        _client_id(client): require_digest(f"the key of client {client}", key)
-        for client, key in participants.items()
-    }
+    keys = {_client_id(client): _public_key(client, key) for client, key in participants.items()}
     if len(set(keys.values())) < len(keys):
         raise InvalidArgumentError(
             "participants must have distinct keys: whoever holds one would count twice"
         )
     return dict(sorted(keys.items()))
+
+
+def _public_key(client: object, key: object) -> bytes:
+    raw = key.public_bytes_raw() if isinstance(key, Ed25519PublicKey) else key
+    return require_public_key(f"the key of client {client}", raw)
 
 
 def _strangers(participants: object) -> dict[int, bytes]:
