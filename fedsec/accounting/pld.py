@@ -27,6 +27,7 @@ _STEPS = 60  # of a root search at most
 _PLACES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # deviations below the mean
 _FLOORS, _BLOCKS = 48, 400  # orders, and blocks of a law, at which a Rényi bound is looked at
 _BISECTIONS = 200
+_NEARBY = 2.0**-20  # relative distance within which rounding moves an atom
 _ENOUGH = 2**13  # atoms of a law that is asked for its answers
 
 
@@ -42,19 +43,29 @@ class OneRun:
 
     def delta(self, epsilon: float) -> float:
         """Bound delta at epsilon; at most 1."""
-        cells = directed(self._pair, np.array([epsilon]), self._sign)
-        mass, error, loss, loss_error = (float(part[1]) for part in cells)
-        distance = loss - epsilon + self._side * (loss_error + ROUNDING * (abs(loss) + epsilon))
+        edge = self._edge(epsilon) if self._side > 0 else epsilon
+        mass, error, loss, loss_error = self._above(edge)
+        doubt = loss_error + ROUNDING * (abs(loss) + epsilon) + (epsilon - edge)
+        distance = loss - epsilon + self._side * doubt
         part = -math.expm1(-max(distance, 0.0)) * mass * max(1.0 + self._side * (error + ROUNDING), 0.0)
         if math.isnan(part):
             return 1.0 if self._side > 0 else 0.0
         return min(1.0, part + self._infinite)
 
+    def _above(self, edge: float) -> tuple[float, ...]:
+        """Mass, its relative error, loss and its error of all that lies above a loss."""
+        return tuple(float(part[1]) for part in directed(self._pair, np.array([edge]), self._sign))
+
+    def _edge(self, epsilon: float) -> float:
+        """A little less than epsilon: rounding may put an atom above epsilon into the cell below it."""
+        doubt = self._above(epsilon * (1.0 - _NEARBY))[3]
+        return epsilon - (2.0 * doubt if math.isfinite(doubt) else 0.0) - ROUNDING * epsilon
+
     def epsilon(self, delta: float) -> float:
         """Bound epsilon at delta by bisection; the end that is returned was checked."""
         if self.delta(0.0) <= delta:
             return 0.0
-        low, high = 0.0, max(directed_range(self._pair, 5e-324, self._sign)[1], 5e-324)
+        low, high = 0.0, 2.0 * max(directed_range(self._pair, 5e-324, self._sign)[1], 5e-324)
         if self.delta(high) > delta:
             return math.inf if self._side > 0 else high
         for _ in range(_BISECTIONS):

@@ -8,6 +8,7 @@ import pytest
 from reference.lattice_truth import sampled_guarantees
 
 from fedsec.accounting import (
+    DiscreteLaplace,
     Gaussian,
     Laplace,
     PLDAccountant,
@@ -87,6 +88,43 @@ def test_inverse_of_sampling_at_any_rate(q, inner):
     cells = pair.cells(np.array([1e-12, 1.0, 25.0]))
     assert np.isfinite(cells.p).all()
     assert not np.isnan(cells.loss_error).any()
+
+
+@pytest.mark.parametrize("q", [0.3, 1e-9, 1e-30, 1e-100, 1e-300])
+def test_edges_of_a_sample_are_off_by_no_more_than_is_charged(q):
+    """What lies beside an edge may be counted on its other side, but no farther from it than `loss_error`."""
+    pair = Mixture(NormalNoise(1.0), q)
+    for x in np.geomspace(1e-2 * q, 100.0, 60):
+        y = float(pair._inner_loss(np.array([x]))[0])
+        with mpmath.workdps(60):
+            truth = mpmath.log1p(mpmath.expm1(mpmath.mpf(x)) / q)
+            moved = abs(y - truth) * mpmath.exp(truth + mpmath.log(q) - x)
+        charged = pair.cells(np.array([x * (1.0 - 1e-6), x * (1.0 + 1e-6)])).loss_error[1]
+        assert moved <= charged
+
+
+@pytest.mark.parametrize("delta", [1e-20, 1e-300])
+@pytest.mark.parametrize("q", [1.0, 0.6, 1e-4, 1e-9])
+@pytest.mark.parametrize(
+    ("event", "numerator", "denominator"),
+    [
+        (Laplace(0.6396269193181706), 1, 0.6396269193181706),
+        (Laplace(0.018191293593146165), 1, 0.018191293593146165),
+        (DiscreteLaplace(0.7481274985187727, 5), 5, 0.7481274985187727),
+        (RandomizedResponse(45.11061546036907), 45.11061546036907, 1),
+    ],
+)
+def test_the_largest_loss_is_not_rounded_down(event, numerator, denominator, q, delta):
+    """For a tiny delta that is epsilon; the nearest double may be below it, and then it is no bound."""
+    accountant = PLDAccountant().compose(PoissonSampled(event, q))
+    low, high = accountant.epsilon_interval(delta)
+    with mpmath.workdps(60):
+        most = mpmath.log1p(q * mpmath.expm1(mpmath.mpf(numerator) / mpmath.mpf(denominator)))
+        mass = mpmath.mpf(q) / 2  # at least that much lies there
+        assert low <= most
+        assert high >= most + mpmath.log1p(-delta / mass)
+        assert accountant.delta(float(most)) >= -mpmath.expm1(float(most) - most) * mass
+    assert high <= low * (1.0 + 1e-9)
 
 
 def test_tiny_rates_never_cost_more_than_they_may():

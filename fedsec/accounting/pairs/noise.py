@@ -197,7 +197,8 @@ class Mixture(Pair):
         inner = self.inner.cells(y[first:])
         loss, slope = self.loss(inner.loss), self._slope(inner.loss)
         loss_error = slope * inner.loss_error + ROUNDING * np.abs(loss)
-        loss_error += 8.0 * ROUNDING * (slope + share * np.exp(-loss))  # e^y of an edge is off by that much
+        digits = 8.0 - math.log(share)
+        loss_error += digits * ROUNDING * (slope + share * np.exp(-loss))  # e^y of an edge is off by that
         p = (1.0 - share) * inner.q + share * inner.p
         cells = Cells(p, inner.q, inner.error + ROUNDING, loss, loss_error)
         cells = Cells(*(np.concatenate((np.full(first, rest), part)) for part, rest in
