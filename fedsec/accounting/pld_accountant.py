@@ -57,8 +57,13 @@ class PLDAccountant(Accountant):
 
     def compose(self, event: Event, count: int = 1) -> PLDAccountant:
         """Add `count` runs of an event, with fresh randomness each; as `RDPAccountant.compose`."""
-        super().compose(event, count)
-        self._answers = _Answers(self._counts, self._relation, self._tolerance)
+        before = self._counts
+        try:
+            super().compose(event, count)
+            self._answers = _Answers(self._counts, self._relation, self._tolerance)
+        except BaseException:  # an interruption must not leave answers that lack an event
+            self._counts = before
+            raise
         return self
 
     def epsilon(self, delta: float) -> float:

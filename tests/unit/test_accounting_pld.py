@@ -22,6 +22,7 @@ from fedsec.accounting import (
     PLDAccountant,
     PoissonSampled,
     RDPAccountant,
+    pld_accountant,
     rounding,
 )
 from fedsec.accounting.pairs.noise import LaplaceNoise, Mixture, NormalNoise
@@ -197,6 +198,20 @@ class TestRounding:
             truth = float(one_direction(kind, 1.0 / noise.shift, q, epsilon, sign))
             assert below.mass @ lowered <= truth * (1 + 1e-12) + 1e-18
             assert above.mass @ gain + above.infinite >= truth * (1 - 1e-12) - 1e-18
+
+
+def test_an_interruption_leaves_no_answers_that_lack_an_event(monkeypatch):
+    accountant = PLDAccountant().compose(Laplace(9.0))
+    before = accountant.epsilon(1e-6), accountant.state_dict()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pld_accountant, "_Answers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            accountant.compose(Gaussian(1.0))
+    assert (accountant.epsilon(1e-6), accountant.state_dict()) == before
 
 
 def test_refusals():
