@@ -271,8 +271,6 @@ class Server(Unpicklable):
     def _take_advertise(self, sender: int, body: bytes) -> bool:
         advertised, config = messages.decode_advertise(body), self._config
         steps.require_signed(config, sender, advertised)
-        if any(advertised.commitment) and sender not in graph.committee(config):
-            raise ProtocolError(f"client {sender} commits to a nonce, but is not of the committee")
         for key in (advertised.sealing, advertised.masking):
             keys.require_usable(Party(sender, key))
         self._collected.advertised[sender] = advertised
@@ -298,9 +296,10 @@ class Server(Unpicklable):
     def _take_upload(self, sender: int, body: bytes) -> bool:
         first, packed = messages.decode_upload(body)
         length, bits = self._config.vector_length, self._config.modulus_bits
-        spool = self._collected.uploads.get(sender) or Spool(length, bits)
+        spool = self._collected.uploads.get(sender)
+        if spool is None:
+            spool = self._collected.uploads[sender] = Spool(length, bits)
         spool.append(first, packed)
-        self._collected.uploads[sender] = spool
         if spool.is_complete:
             del self._collected.uploads[sender]
             spool.add_to(self._sum)

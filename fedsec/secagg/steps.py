@@ -259,7 +259,12 @@ def _require_authentic(config: Config, root: bytes, client: int, proven: Proven)
 
 
 def require_signed(config: Config, client: int, advertisement: Advertisement) -> None:
-    """The client signed its keys; where nobody has an identity, zeros stand for signatures."""
+    """The client signed its keys, and commits to a nonce only if it is of the committee.
+
+    Where nobody has an identity, zeros stand for signatures.
+    """
+    if any(advertisement.commitment) and client not in graph.committee(config):
+        raise ProtocolError(f"client {client} commits to a nonce, but is not of the committee")
     text = keys.advertise_text(config.h0, client, advertisement.signed)
     if config.authenticated:
         signed = keys.is_signed(config.participants[client], text, advertisement.signature)
