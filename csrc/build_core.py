@@ -18,7 +18,7 @@ ffibuilder.set_source(
     "fedsec._core",
     '#include "core.h"',
     sources=SOURCES,
-    depends=[f"{HERE.name}/core.h", f"{HERE.name}/core.cdef"],
+    depends=[f"{HERE.name}/{path.name}" for pattern in ("*.h", "*.cdef") for path in HERE.glob(pattern)],
     include_dirs=[HERE.name],
     libraries=[] if os.name == "nt" else ["m"],
     extra_compile_args=FLAGS,

@@ -4,9 +4,10 @@
  * Randomness comes in as key bytes.
  *
  * Wiped before the function that the caller called returns: every array and structure on the stack that holds
- * cipher states, keystream, shares, or the state of a sampler. Not wiped: single values in flight, in registers
- * or where the compiler spills them, such as the numbers behind one noise variate (its candidate magnitude,
- * the comparison that accepted it, a Box-Muller radius) or the words of one field multiplication. */
+ * cipher states, keystream, shares, or the state of a sampler; and after a masked sum the stack that its
+ * kernel used, spilled registers included. Not wiped: registers, and single values in flight where other
+ * compilers spill them, such as the numbers behind one noise variate (its candidate magnitude, the comparison
+ * that accepted it, a Box-Muller radius) or the words of one field multiplication. */
 #ifndef FEDSEC_CORE_H
 #define FEDSEC_CORE_H
 
@@ -16,16 +17,40 @@
 
 #include "core.cdef"
 
+/* A masked sum's work for one kernel: out[j] = (out[j] + sum_i signs[i] * word j under seed i) & mask, over
+ * length_bytes at out, which begin at byte `begin` of the keystreams. signs are +1 or -1. */
+typedef struct {
+    uint8_t *out;
+    size_t length_bytes;
+    uint64_t begin;
+    const uint8_t *seeds; /* 32 bytes each */
+    const int8_t *signs;
+    size_t n_seeds;
+    uint64_t mask;
+} fs_sum;
+
+enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
+
 /* A backend is a value: one const table of kernels for an instruction set, all giving the same bytes. */
 struct fs_backend {
     const char *name;
+    int (*runs)(void); /* whether this CPU and operating system can */
     /* Writes n_blocks ChaCha20 blocks (64 bytes each), block counters counter, counter + 1, ... */
     void (*chacha20_blocks)(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
                             uint32_t counter);
+    void (*masked_sum[FS_PRGS][FS_LANES])(const fs_sum *sum);
+    /* For measurements: AES rounds on a register file's worth of blocks and nothing else, as many as a masked
+     * sum needs for n_bytes of keystream. NULL without AES instructions. */
+    void (*aes_rounds)(uint8_t *out, size_t n_bytes, int rounds);
 };
 
-/* Little-endian loads and stores at any address. Where the machine's order is known to be the same they are one
- * instruction, which lets compilers turn loops over them into vectors. */
+/* Overwrites what functions that have returned left on the stack below the caller: FS_STACK_BYTES, which is
+ * more than any kernel takes. */
+enum { FS_STACK_BYTES = 32 * 1024 };
+void fs_wipe_stack(void);
+
+/* Little-endian loads and stores at any address. Where the machine's order is known to be the same they are
+ * one instruction, which lets compilers turn loops over them into vectors. */
 #if defined(_WIN32) || (defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 #define FS_LOAD_STORE(BITS)                                                    \
     static inline uint##BITS##_t fs_load##BITS##_le(const uint8_t *p)          \

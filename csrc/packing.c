@@ -1,6 +1,6 @@
-/* Residues mod 2^b on the wire: element j takes bits j b to j b + b - 1 of one little-endian string of bits (bit
- * i of it is bit i mod 8 of byte i / 8). The bits behind the last element are zero, so that a vector has one
- * encoding only. */
+/* Residues mod 2^b on the wire: element j takes bits j b to j b + b - 1 of one little-endian string of bits
+ * (bit i of it is bit i mod 8 of byte i / 8). The bits behind the last element are zero, so that a vector has
+ * one encoding only. */
 #include "core.h"
 
 /* What is left of the last byte. */
@@ -42,8 +42,8 @@ static size_t count_wide(size_t length, unsigned bits)
 #define VALUE(before, value) (value)
 #define SUM(before, value) ((before) + (value))
 
-/* out[j] becomes RESULT of itself and element j, mod 2^b. Returns 0, and leaves out alone, when bits behind the
- * last element are set. */
+/* out[j] becomes RESULT of itself and element j, mod 2^b. Returns 0, and leaves out alone, when bits behind
+ * the last element are set. */
 #define DEFINE_READER(NAME, BITS, RESULT)                                                                  \
     int fs_##NAME##BITS(uint##BITS##_t *out, const uint8_t *packed, size_t length, unsigned bits)          \
     {                                                                                                      \
@@ -61,8 +61,8 @@ static size_t count_wide(size_t length, unsigned bits)
         return 1;                                                                                          \
     }
 
-/* Fills a window of 64 bits and writes it whenever it is full. Returns 0 when a residue has bits above the b-th;
- * what is in packed is of no use then. */
+/* Fills a window of 64 bits and writes it whenever it is full. Returns 0 when a residue has bits above the
+ * b-th; what is in packed is of no use then. */
 #define DEFINE_PACK(BITS)                                                                                  \
     int fs_pack##BITS(uint8_t *packed, const uint##BITS##_t *residues, size_t length, unsigned bits)       \
     {                                                                                                      \

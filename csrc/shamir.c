@@ -3,9 +3,9 @@
  * Byte b of the share at x is f_b(x), where f_b is a polynomial of degree t - 1 with f_b(0) = secret[b].
  *
  * Every product here has a secret factor and a public one. Public are the abscissas and what is made of them
- * alone, powers and Lagrange weights: they are computed with logarithms and may choose branches and addresses.
- * Secret are secrets, coefficients and shares: they are only ever shifted, masked and added, all 32 bytes of
- * one side by side, so that neither time nor addresses depend on them. */
+ * alone, powers and Lagrange weights: they are computed with logarithms and may choose branches and
+ * addresses. Secret are secrets, coefficients and shares: they are only ever shifted, masked and added, all
+ * 32 bytes of one side by side, so that neither time nor addresses depend on them. */
 #include "core.h"
 
 enum { SECRET_BYTES = 32, WORDS = SECRET_BYTES / 8, GROUP_ORDER = 255 };
@@ -123,8 +123,8 @@ static uint8_t lagrange_weight(const logarithms *tables, const uint8_t *xs, size
     return tables->exponential[(numerator + GROUP_ORDER * GROUP_ORDER - denominator) % GROUP_ORDER];
 }
 
-/* f(0) from the t shares (32 bytes each) at the distinct, non-zero xs. Shares are first added up by the bits of
- * their weights, then the eight sums are put together by Horner's rule in z. */
+/* f(0) from the t shares (32 bytes each) at the distinct, non-zero xs. Shares are first added up by the bits
+ * of their weights, then the eight sums are put together by Horner's rule in z. */
 void fs_shamir_combine(uint8_t *out, const uint8_t *xs, const uint8_t *shares, size_t t)
 {
     logarithms tables;

@@ -1,18 +1,22 @@
 """The one importer of the compiled core: arrays and bytes in, arrays and bytes out.
 
 Everything that C takes on trust is checked here: dtypes, shapes, contiguity and lengths. cffi releases
-the GIL around every call. A backend is a value [docs/architecture.md]; `best_backend` is the default.
+the GIL around every call. A backend is a value [docs/architecture.md]; `best_backend` is the default: the
+best that this CPU runs, or the one that the environment variable FEDSEC_BACKEND names.
 
 References
 ----------
 [RFC8439] Nir, Langley. ChaCha20 and Poly1305 for IETF Protocols. 2018.
+[SP800-38A] Dworkin. Recommendation for Block Cipher Modes of Operation. NIST, 2001.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,8 +28,15 @@ from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError
 
 SEED_BYTES = 32
 LANES = (16, 32, 64)
-# The 32-bit block counter of [RFC8439] ends a seed's keystream after 2^32 blocks of 64 bytes.
-KEYSTREAM_BYTES = 2**38
+# Generators of masks, in the order of the enum in csrc/core.cdef; the index is on the wire of secagg. Their
+# 32-bit block counters [RFC8439, sec. 2.3] end a seed's keystream after 2^32 blocks of 64 or 16 bytes.
+KEYSTREAM_BYTES = {"chacha20": 2**38, "aes128ctr": 2**36, "aes256ctr": 2**36}
+PRGS = tuple(KEYSTREAM_BYTES)
+# A piece of work that a thread of its own begins to pay for, and the cut between two: the largest of all
+# kernels' chunks, so that no chunk is made twice.
+THREAD_BYTES = 2**25
+MAX_THREADS = 2
+PIECE_BYTES = 1024
 
 Buffer = bytes | bytearray
 
@@ -40,15 +51,36 @@ class Backend(NamedTuple):
     table: Any
 
 
-def backends() -> tuple[Backend, ...]:
-    """All backends that this CPU can run, best first; each gives the same bytes."""
+def all_backends() -> tuple[Backend, ...]:
+    """All backends of this build, best first, whether or not this CPU can run them."""
     found: list[Backend] = []
     while (table := _lib.fs_backend_at(len(found))) != _ffi.NULL:
         found.append(Backend(_ffi.string(_lib.fs_backend_name(table)).decode("ascii"), table))
     return tuple(found)
 
 
-best_backend = backends()[0]
+def backends() -> tuple[Backend, ...]:
+    """All backends that this CPU can run, best first; each gives the same bytes."""
+    return tuple(backend for backend in all_backends() if _lib.fs_backend_runs(backend.table))
+
+
+def chosen_backend(name: str | None) -> Backend:
+    """The backend of that name, or the best that this CPU runs."""
+    able = backends()
+    if not name:
+        return able[0]
+    for backend in able:
+        if backend.name == name:
+            return backend
+    runs = ", ".join(backend.name for backend in able)
+    if name in [backend.name for backend in all_backends()]:
+        raise InvalidArgumentError(
+            f"FEDSEC_BACKEND names {name!r}, which this CPU cannot run; it runs {runs}"
+        )
+    raise InvalidArgumentError(f"FEDSEC_BACKEND must name a backend of this build ({runs}), got {name!r}")
+
+
+best_backend = chosen_backend(os.environ.get("FEDSEC_BACKEND"))
 
 
 def fresh_key() -> bytearray:
@@ -65,26 +97,39 @@ def require_array(
     name: str, array: object, dtypes: tuple[npt.DTypeLike, ...], ndim: int | None = 1, writable: bool = False
 ) -> npt.NDArray[Any]:
     """An ndarray of one of `dtypes`, `ndim` dimensions, C-contiguous and aligned; refuses, never converts."""
-    allowed = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
     # A subclass may hide elements (masked arrays): only plain arrays mean what they hold.
     if type(array) is not np.ndarray:
-        raise InvalidTypeError(f"{name} must be a plain numpy array of {allowed}, got {type(array).__name__}")
-    if array.dtype not in [np.dtype(dtype) for dtype in dtypes]:
-        raise InvalidTypeError(f"{name} must have dtype {allowed}, got {array.dtype}")
+        raise InvalidTypeError(
+            f"{name} must be a plain numpy array of {_names(dtypes)}, got {type(array).__name__}"
+        )
+    if array.dtype not in dtypes:
+        raise InvalidTypeError(f"{name} must have dtype {_names(dtypes)}, got {array.dtype}")
     if ndim is not None and array.ndim != ndim:
         raise InvalidTypeError(f"{name} must have {ndim} dimension(s), got shape {array.shape}")
-    if not (array.flags.c_contiguous and array.flags.aligned):
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned):
         raise InvalidTypeError(f"{name} must be C-contiguous and aligned, got strides {array.strides}")
-    if writable and not array.flags.writeable:
+    if writable and not flags.writeable:
         raise InvalidTypeError(f"{name} must be writable, got a read-only array")
     return array
 
 
+def _names(dtypes: tuple[npt.DTypeLike, ...]) -> str:
+    return " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+
+
+_C_NAMES = {
+    **{
+        np.dtype(f"{kind}{bits}"): f"{kind}{bits}_t[]" for kind in ("uint", "int") for bits in (8, 16, 32, 64)
+    },
+    np.dtype(np.float32): "float[]",
+    np.dtype(np.float64): "double[]",
+}
+
+
 def pointer(array: npt.NDArray[Any]) -> Any:
-    """The C pointer to a contiguous array's data, typed after its dtype."""
-    kind = {"u": "uint", "i": "int"}.get(array.dtype.kind)
-    ctype = f"{kind}{8 * array.itemsize}_t" if kind else {4: "float", 8: "double"}[array.itemsize]
-    return _ffi.cast(f"{ctype} *", array.ctypes.data)
+    """A contiguous array's data for C, typed after its dtype; keeps the array alive."""
+    return _ffi.from_buffer(_C_NAMES[array.dtype], array)
 
 
 def chacha20(key: bytes, nonce: bytes, counter: int, n_blocks: int, backend: Backend = best_backend) -> bytes:
@@ -102,14 +147,44 @@ def masked_sum(
     seeds: npt.NDArray[np.uint8],
     signs: npt.NDArray[np.int8],
     modulus_bits: int,
-    offset: int,
+    prg: str = "chacha20",
+    offset: int = 0,
+    num_threads: int | None = 1,
     backend: Backend = best_backend,
 ) -> None:
-    """out[j] += sum_i signs[i] * word(offset + j of seed i), mod 2^modulus_bits, in place."""
-    lane = 8 * out.itemsize
-    kernel = getattr(_lib, f"fs_masked_sum{lane}")
-    mask = 2**modulus_bits - 1
-    kernel(backend.table, pointer(out), out.size, pointer(seeds), pointer(signs), len(seeds), offset, mask)
+    """out[j] += sum_i signs[i] * word(offset + j of seed i), mod 2^modulus_bits, in place.
+
+    Uses several threads where each has enough to do: at most num_threads, or MAX_THREADS for None.
+    """
+    row = _ffi.from_buffer("uint8_t[]", out)
+    seed_rows, sign_row = pointer(seeds), pointer(signs)
+    width, generator, mask = out.itemsize, PRGS.index(prg), 2**modulus_bits - 1
+
+    def add(start: int, end: int) -> None:
+        piece, at = row + start * width, offset + start
+        job = (piece, end - start, seed_rows, sign_row, len(signs), at, mask)
+        _lib.fs_masked_sum(backend.table, generator, 8 * width, *job)
+
+    if out.nbytes * len(signs) < 2 * THREAD_BYTES:
+        add(0, out.size)
+        return
+    pieces = min(out.nbytes * len(signs) // THREAD_BYTES, num_threads or min(MAX_THREADS, _usable_cpus()))
+    cuts = [0, *_cuts(out.size, pieces, offset, PIECE_BYTES // width), out.size]
+    threads = [threading.Thread(target=add, args=ends) for ends in pairwise(cuts[1:])]
+    for thread in threads:
+        thread.start()
+    add(cuts[0], cuts[1])
+    for thread in threads:
+        thread.join()
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cuts(length: int, pieces: int, offset: int, multiple: int) -> list[int]:
+    """Where to cut `length` elements into about equal pieces, so that offset + cut is a multiple."""
+    return [length * i // pieces - (offset + length * i // pieces) % multiple for i in range(1, pieces)]
 
 
 def vector_sum(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: int) -> None:

@@ -1,5 +1,9 @@
-"""One suite over every backend that this CPU can run: each gives the bytes of RFC 8439 and of the twins."""
+"""One suite over every backend of this build: each gives the standards' bytes, the twins' and generic's.
 
+Backends that this CPU cannot run are skipped by name.
+"""
+
+import functools
 import json
 from pathlib import Path
 
@@ -10,8 +14,19 @@ from reference import masks_reference
 from fedsec import _kernels
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "chacha20_rfc8439.json").read_text())["vectors"]
+ABLE = _kernels.backends()
+(GENERIC,) = (backend for backend in ABLE if backend.name == "generic")
 
-pytestmark = pytest.mark.parametrize("backend", _kernels.backends(), ids=lambda backend: backend.name)
+
+def named(backend):
+    return backend.name
+
+
+@pytest.fixture(params=_kernels.all_backends(), ids=named)
+def backend(request):
+    if request.param not in ABLE:
+        pytest.skip(f"this CPU cannot run {request.param.name}")
+    return request.param
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -21,7 +36,7 @@ def test_rfc8439_blocks(backend, vector):
     assert stream.hex() == vector["keystream"]
 
 
-@pytest.mark.parametrize("n_blocks", [0, 1, 3, 4, 5, 63, 64, 65, 130])
+@pytest.mark.parametrize("n_blocks", [0, 1, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130])
 def test_keystream_equals_openssl_and_is_seekable(backend, n_blocks):
     key, nonce = bytes(range(32)), bytes(range(12))
     expected = masks_reference.keystream(key, nonce, 7, 64 * n_blocks)
@@ -30,8 +45,25 @@ def test_keystream_equals_openssl_and_is_seekable(backend, n_blocks):
         assert _kernels.chacha20(key, nonce, 7 + block, 1, backend) == expected[64 * block : 64 * block + 64]
 
 
+def test_aes128_counter_mode_of_sp_800_38a(backend):
+    """[SP 800-38A, F.5.1]: the seed holds key and nonce, and the offset is the vector's first counter."""
+    key, nonce = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c"), bytes(range(0xF0, 0xFC))
+    blocks = {
+        0xFCFDFEFF: "ec8cdf7398607cb0f2d21675ea9ea1e4",
+        0xFCFDFF00: "362b7c3c6773516318a077d7fc5073ae",
+        0xFCFDFF01: "6a2cc3787889374fbeb4c81b17ba6c44",
+        0xFCFDFF02: "e89c399ff0f198c6d40a31db156cabfe",
+    }
+    seeds = np.frombuffer(key + nonce + bytes(4), np.uint8)[np.newaxis]
+    for counter, block in blocks.items():
+        out = np.zeros(2, np.uint64)
+        _kernels.masked_sum(out, seeds, np.ones(1, np.int8), 64, "aes128ctr", 2 * counter, backend=backend)
+        assert out.astype("<u8").tobytes().hex() == block
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
 @pytest.mark.parametrize("lane", _kernels.LANES)
-def test_masked_sum_equals_the_twin(backend, lane):
+def test_masked_sum_equals_the_twin(backend, lane, prg):
     rng = np.random.default_rng(lane)
     for length in [0, 1, 15, 16, 17, 33, 1023, 2049, 2600]:
         modulus_bits = int(rng.integers(1, lane + 1))
@@ -41,19 +73,92 @@ def test_masked_sum_equals_the_twin(backend, lane):
         signs = rng.choice(np.array([-1, 1], np.int8), n_seeds)
         out = rng.integers(0, 2**modulus_bits, length, dtype=np.uint64).astype(f"uint{lane}")
         expected = masks_reference.accumulate(
-            out.tolist(), [seed.tobytes() for seed in seeds], signs.tolist(), lane, modulus_bits, offset
+            out.tolist(), [seed.tobytes() for seed in seeds], signs.tolist(), lane, modulus_bits, offset, prg
         )
-        _kernels.masked_sum(out, seeds, signs, modulus_bits, offset, backend)
+        _kernels.masked_sum(out, seeds, signs, modulus_bits, prg, offset, backend=backend)
         assert out.tolist() == expected
 
 
-def test_the_last_words_of_a_seed_are_reachable(backend):
-    """The block counter's end: the last element of the keystream, and the one before its last block."""
+def case(lane, length):
+    """Seeds, signs, ring, offset and what was in `out` before: from odd places, in rings of every width."""
+    rng = np.random.default_rng((lane, length))
+    n_seeds = int(rng.integers(0, 5))
+    seeds = rng.integers(0, 256, (n_seeds, 32), dtype=np.uint8)
+    signs = rng.choice(np.array([-1, 1], np.int8), n_seeds)
+    before = rng.integers(0, 2**lane, length, dtype=np.uint64, endpoint=lane < 64).astype(f"uint{lane}")
+    return before, seeds, signs, length % lane + 1, int(rng.integers(0, 2**33)) * 2 + length % 2
+
+
+@functools.cache
+def generic_sums(lane, prg):
+    sums = []
+    for length in range(1101):
+        out, *arguments, offset = case(lane, length)
+        _kernels.masked_sum(out, *arguments, prg, offset, backend=GENERIC)
+        sums.append(out)
+    return sums
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
+@pytest.mark.parametrize("lane", _kernels.LANES)
+def test_every_length_and_ring_gives_the_bytes_of_generic(backend, lane, prg):
+    for length, expected in enumerate(generic_sums(lane, prg)):
+        out, *arguments, offset = case(lane, length)
+        _kernels.masked_sum(out, *arguments, prg, offset, backend=backend)
+        assert np.array_equal(out, expected), length
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
+@pytest.mark.parametrize("n_seeds", [85, 86, 116, 117, 250])
+def test_groups_of_seeds_add_up(backend, n_seeds, prg):
+    """Key schedules are made for some seeds at a time."""
+    rng = np.random.default_rng(n_seeds)
+    seeds = rng.integers(0, 256, (n_seeds, 32), dtype=np.uint8)
+    signs = rng.choice(np.array([-1, 1], np.int8), n_seeds)
+    out, expected = np.zeros(300, np.uint32), np.zeros(300, np.uint32)
+    _kernels.masked_sum(out, seeds, signs, 29, prg, 5, backend=backend)
+    for seed, sign in zip(seeds, signs, strict=True):
+        data = masks_reference.stream(prg, seed.tobytes(), 20, 1200)
+        expected += np.frombuffer(data, "<u4") * np.uint32(int(sign) % 2**32)
+    assert np.array_equal(out, expected % 2**29)
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
+@pytest.mark.parametrize("lane", _kernels.LANES)
+def test_neighbours_of_out_are_left_alone(backend, lane, prg):
+    whole = np.full(1500, 7, f"uint{lane}")
+    seeds, signs = np.ones((3, 32), np.uint8), np.array([1, -1, 1], np.int8)
+    for start, end in [(1, 2), (3, 700), (511, 1499)]:
+        _kernels.masked_sum(whole[start:end], seeds, signs, lane, prg, 77, backend=backend)
+        assert np.all(whole[:start] == 7)
+        assert np.all(whole[end:] == 7)
+        whole[:] = 7
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
+def test_the_last_words_of_a_seed_are_reachable(backend, prg):
+    """The block counter's end: the last elements of the keystream, and those in the chunk before."""
     for lane in _kernels.LANES:
         size = lane // 8
-        last = _kernels.KEYSTREAM_BYTES // size - 1
-        out = np.zeros(1, f"uint{lane}")
-        seeds = np.arange(32, dtype=np.uint8)[np.newaxis]
-        _kernels.masked_sum(out, seeds, np.ones(1, np.int8), lane, last, backend)
-        block = masks_reference.keystream(seeds.tobytes(), bytes(12), 2**32 - 1, 64)
-        assert int(out[0]) == int.from_bytes(block[-size:], "little")
+        end = _kernels.KEYSTREAM_BYTES[prg]
+        seed = np.arange(32, dtype=np.uint8)
+        for length in (1, 700):
+            out = np.zeros(length, f"uint{lane}")
+            offset = end // size - length
+            _kernels.masked_sum(
+                out, seed[np.newaxis], np.ones(1, np.int8), lane, prg, offset, backend=backend
+            )
+            expected = masks_reference.stream(prg, seed.tobytes(), end - length * size, length * size)
+            assert out.astype(out.dtype.newbyteorder("<")).tobytes() == expected
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_threads_share_the_work_without_a_seam(backend, num_threads, monkeypatch):
+    monkeypatch.setattr(_kernels, "THREAD_BYTES", 4000)
+    seeds, signs = np.arange(96, dtype=np.uint8).reshape(3, 32), np.array([1, -1, -1], np.int8)
+    for prg in _kernels.PRGS:
+        for length, offset in [(5000, 0), (5001, 123), (3000, 9)]:
+            out, expected = np.ones(length, np.uint32), np.ones(length, np.uint32)
+            _kernels.masked_sum(out, seeds, signs, 31, prg, offset, num_threads, backend)
+            _kernels.masked_sum(expected, seeds, signs, 31, prg, offset, 1, GENERIC)
+            assert np.array_equal(out, expected)

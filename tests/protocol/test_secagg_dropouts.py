@@ -58,7 +58,9 @@ def test_every_client_lost_in_every_phase(parameters):
     assert 0 < sum(sums) < len(sums)
 
 
-@pytest.mark.parametrize("parameters", [complete(5), complete(5, lost=2, corrupt=0), complete(6, lost=2)], ids=str)
+@pytest.mark.parametrize(
+    "parameters", [complete(5), complete(5, lost=2, corrupt=0), complete(6, lost=2)], ids=str
+)
 def test_every_subset_lost_in_every_phase(parameters):
     """All pairs of a subset and a phase, 5 * 2^n of them."""
     ids = ids_of(parameters.num_clients)

@@ -21,20 +21,38 @@ def test_lane_is_the_smallest_that_holds_the_ring(bits, dtype):
     assert masks.expand(bytes(32), 5, modulus_bits=bits).dtype == np.dtype(dtype)
 
 
-def test_expand_is_the_keystream():
-    assert masks.expand(SEEDS[0], 100, 20, offset=11).tolist() == masks_reference.mask(
-        SEEDS[0].tobytes(), 11, 100, 32, 20
+@pytest.mark.parametrize("prg", masks.PRGS)
+def test_expand_is_the_keystream(prg):
+    assert masks.expand(SEEDS[0], 100, 20, prg, offset=11).tolist() == masks_reference.mask(
+        SEEDS[0].tobytes(), 11, 100, 32, 20, prg
     )
     for same in (SEEDS[0].tobytes(), bytearray(SEEDS[0].tobytes())):
         assert np.array_equal(masks.expand(same, 100), masks.expand(SEEDS[0], 100))
 
 
-def test_opposite_signs_cancel():
+@pytest.mark.parametrize("prg", masks.PRGS)
+def test_opposite_signs_cancel(prg):
     out = np.arange(1000, dtype=np.uint32)
-    masks.accumulate(out, SEEDS, SIGNS)
+    masks.accumulate(out, SEEDS, SIGNS, prg=prg)
     assert not np.array_equal(out, np.arange(1000))
-    masks.accumulate(out, SEEDS, -SIGNS)
+    masks.accumulate(out, SEEDS, -SIGNS, prg=prg)
     assert np.array_equal(out, np.arange(1000))
+
+
+def test_generators_stand_in_the_order_of_the_wire():
+    assert masks.PRGS == ("chacha20", "aes128ctr", "aes256ctr")
+
+
+@pytest.mark.parametrize("num_threads", [None, 1, 2, 5])
+def test_large_sums_are_the_same_with_any_number_of_threads(num_threads):
+    seeds = np.random.default_rng(1).integers(0, 256, (80, 32), dtype=np.uint8)
+    signs = np.where(np.arange(80) % 3, 1, -1).astype(np.int8)
+    out, expected = np.zeros(250_001, np.uint32), np.zeros(250_001, np.uint32)
+    masks.accumulate(out, seeds, signs, 30, "aes128ctr", 7, num_threads)
+    for start in range(0, out.size, 50_000):
+        part = expected[start : start + 50_000]
+        masks.accumulate(part, seeds, signs, 30, "aes128ctr", 7 + start)
+    assert np.array_equal(out, expected)
 
 
 def test_plain_sum_wraps_at_the_modulus():
@@ -82,6 +100,9 @@ REFUSED = [
     ({"modulus_bits": 33}, InvalidArgumentError, "33"),
     ({"modulus_bits": 16.0}, InvalidTypeError, r"16\.0"),
     ({"prg": "mt19937"}, InvalidArgumentError, "mt19937"),
+    ({"num_threads": 0}, InvalidArgumentError, "got 0"),
+    ({"modulus_bits": True}, InvalidTypeError, "True"),
+    ({"prg": "aes128ctr", "offset": 2**34 - 3}, InvalidArgumentError, str(2**34 - 3)),
     ({"offset": -1}, InvalidArgumentError, "-1"),
     ({"offset": 2**36 - 3}, InvalidArgumentError, str(2**36 - 3)),
 ]

@@ -26,7 +26,10 @@ COUNTER = """
 int main(void)
 {
     static fs_stream stream;
-    fs_stream_start(&stream, fs_backend_at(0), KEY);
+    size_t best = 0;
+    while (!fs_backend_runs(fs_backend_at(best)))
+        best++;
+    fs_stream_start(&stream, fs_backend_at(best), KEY);
     stream.next_block = (UINT64_C(5) << 32) - FS_STREAM_BLOCKS;
     for (int i = 0; i < 2 * FS_STREAM_WORDS; i++)
         printf("%016llx ", (unsigned long long)fs_stream_next(&stream));
@@ -58,35 +61,50 @@ int main(void)
 """
 
 
-def printed(tmp_path, program, **macros):
-    (tmp_path / "program.c").write_text(HEAD + program)
-    names = ("stream", "backend", "generic", "noise", "discrete_gaussian")
-    sources = [tmp_path / "program.c", *(CSRC / f"{name}.c" for name in names)]
-    flags = ["-std=c11", "-O1", f"-I{CSRC}", *(f"-D{name}={value}" for name, value in macros.items())]
-    binary = tmp_path / "program"
-    subprocess.run(["cc", *flags, *sources, "-o", binary, "-lm"], check=True)
-    return subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split()
+FLAGS = ["-std=c11", "-O1", f"-I{CSRC}"]
 
 
-def test_the_counter_carries_into_the_nonce(tmp_path):
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    """The compiled core's object files."""
+    directory = tmp_path_factory.mktemp("core")
+    subprocess.run(["cc", *FLAGS, "-c", *sorted(CSRC.glob("*.c"))], check=True, cwd=directory)
+    return sorted(directory.glob("*.o"))
+
+
+@pytest.fixture
+def printed(core, tmp_path):
+    """Runs a program on top of the core and gives the words that it prints."""
+
+    def run(program, **macros):
+        (tmp_path / "program.c").write_text(HEAD + program)
+        flags = [*FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
+        binary = tmp_path / "program"
+        subprocess.run(["cc", *flags, tmp_path / "program.c", *core, "-o", binary, "-lm"], check=True)
+        return subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split()
+
+    return run
+
+
+def test_the_counter_carries_into_the_nonce(printed):
     key, size = bytes(range(8)) + bytes(24), 64 * 64
     expected = keystream(key, (4).to_bytes(12, "little"), 2**32 - 64, size)
     expected += keystream(key, (5).to_bytes(12, "little"), 0, size)
     words = [expected[i : i + 8][::-1].hex() for i in range(0, len(expected), 8)]
-    assert printed(tmp_path, COUNTER) == words
+    assert printed(COUNTER) == words
 
 
-def test_the_gaussians_tail_ends_beyond_nine_deviations(tmp_path):
+def test_the_gaussians_tail_ends_beyond_nine_deviations(printed):
     """The word 0 gives the largest radius, that of a cell's midpoint 2^-65; the last word gives zero."""
-    largest = printed(tmp_path, SCRIPTED, EVEN=0, ODD=0, GEOMETRIC=0, EXACT_ONLY=0)
+    largest = printed(SCRIPTED, EVEN=0, ODD=0, GEOMETRIC=0, EXACT_ONLY=0)
     assert [float(x) for x in largest] == [pytest.approx(math.sqrt(130 * math.log(2)), rel=1e-15), 0.0]
     assert float(largest[0]) > 9.49
-    smallest = printed(tmp_path, SCRIPTED, EVEN=255, ODD=255, GEOMETRIC=0, EXACT_ONLY=0)
+    smallest = printed(SCRIPTED, EVEN=255, ODD=255, GEOMETRIC=0, EXACT_ONLY=0)
     assert [float(x) for x in smallest] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("exact_only", [0, 1])
-def test_a_geometric_draw_without_end_is_reported_and_nothing_is_kept(tmp_path, exact_only):
+def test_a_geometric_draw_without_end_is_reported_and_nothing_is_kept(printed, exact_only):
     """Words 0 and 2^64 - 1 in turn let every Bernoulli(exp(-1)) succeed."""
-    output = printed(tmp_path, SCRIPTED, EVEN=0, ODD=255, GEOMETRIC=1, EXACT_ONLY=exact_only)
+    output = printed(SCRIPTED, EVEN=0, ODD=255, GEOMETRIC=1, EXACT_ONLY=exact_only)
     assert output[2:] == ["1", "0", "0"]

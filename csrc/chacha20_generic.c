@@ -1,8 +1,8 @@
-/* The portable backend: the reference for every other, plain C11 in constant time.
+/* ChaCha20 in portable C11, in constant time [RFC 8439, sec. 2.3]: the reference for every other backend.
  *
- * ChaCha20 [RFC 8439, sec. 2.3] works on BATCH blocks side by side: each of the sixteen state words is a
- * row of BATCH independent lanes, a shape that compilers turn into whatever vectors the target has. */
-#include "core.h"
+ * It works on BATCH blocks side by side: each of the sixteen state words is a row of BATCH independent lanes,
+ * a shape that compilers turn into whatever vectors the target has. */
+#include "generic.h"
 
 #define BATCH 4
 
@@ -54,8 +54,8 @@ static void chacha20_batch(uint8_t *out, size_t n_blocks, const uint32_t state[1
             fs_store32_le(out + 64 * i + 4 * w, x[w][i] + state[w] + (w == 12 ? (uint32_t)i : 0));
 }
 
-static void chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
-                            uint32_t counter)
+void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
+                                uint32_t counter)
 {
     /* "expand 32-byte k" [RFC 8439, sec. 2.3]. */
     uint32_t state[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
@@ -76,8 +76,3 @@ static void chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key[32]
     fs_wipe(x, sizeof x);
     fs_wipe(state, sizeof state);
 }
-
-const fs_backend fs_backend_generic = {
-    .name = "generic",
-    .chacha20_blocks = chacha20_blocks,
-};

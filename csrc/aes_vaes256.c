@@ -1,0 +1,24 @@
+/* AES-CTR masked sums on 256-bit vectors: AVX2 and VAES. */
+#include "x86.h"
+
+#ifdef FS_X86_64
+
+#define NAME(x) fs_vaes256_##x
+#define TARGET FS_TARGET("avx2,vaes")
+#define VECTOR __m256i
+#define REPEAT _mm256_broadcastsi128_si256
+#define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define STORE(p, x) _mm256_storeu_si256((__m256i *)(void *)(p), x)
+#define AND _mm256_and_si256
+#define XOR _mm256_xor_si256
+#define ADD16 _mm256_add_epi16
+#define ADD32 _mm256_add_epi32
+#define ADD64 _mm256_add_epi64
+#define SHUFFLE8 _mm256_shuffle_epi8
+#define AES_ROUND _mm256_aesenc_epi128
+#define AES_LAST_ROUND _mm256_aesenclast_epi128
+#define FIRST_COUNTERS _mm256_set_epi32(1, 0, 0, 0, 0, 0, 0, 0)
+
+#include "aes_x86.h"
+
+#endif

@@ -1,0 +1,14 @@
+/* The kernels in portable C, for the table of backends. */
+#ifndef FEDSEC_GENERIC_H
+#define FEDSEC_GENERIC_H
+
+#include "masked_sum.h"
+
+void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
+                                uint32_t counter);
+
+FS_DECLARE_SUMS(fs_generic_chacha20);
+FS_DECLARE_SUMS(fs_generic_aes128);
+FS_DECLARE_SUMS(fs_generic_aes256);
+
+#endif
