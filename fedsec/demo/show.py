@@ -63,7 +63,7 @@ def report(result: demo.Result) -> Report:
             "Guarantee": _guarantee_table(result),
             "Time": _time_table(result),
         },
-        notes=(_guarantee_sentence(result), _NOT_COVERED),
+        notes=(_guarantee_sentence(result), _NOT_COVERED, *_warnings(result)),
         record=record(result),
     )
 
@@ -83,6 +83,7 @@ def record(result: demo.Result) -> dict[str, Any]:
         "noise_multiplier": result.guarantee.noise_multiplier,
         "accountant": result.guarantee.accountant,
         "declared_public": list(result.guarantee.declared_public),
+        "warnings": list(result.guarantee.warnings),
         "rounds": options.rounds,
         "rounds_charged": result.guarantee.rounds_charged,
         "rounds_aborted": result.aborted,
@@ -169,10 +170,13 @@ def _guarantee_sentence(result: demo.Result) -> str:
     )
 
 
+def _warnings(result: demo.Result) -> list[str]:
+    return [f"Note: {warning}." for warning in result.guarantee.warnings]
+
+
 _NOT_COVERED = (
     "Not covered: accuracy on the test records, which are taken as public; the numbers of clients and "
-    "records, how records are spread over clients, who took part and when; what the server sees before it "
-    "adds noise."
+    "records, how records are spread over clients, who took part and when."
 )
 
 

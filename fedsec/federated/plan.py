@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedsec import accounting, noise, secagg
@@ -22,6 +23,8 @@ from fedsec.federated.settings import Settings
 _OPEN_RANGE = 2.0**24
 # A discrete Gaussian passes 64 standard deviations with probability below exp(-2048).
 _TAIL = 64.0
+# Below so many clients a report says that a sum over them is not much cover.
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Guarantee:
     rounds_charged: int
     accountant: str
     declared_public: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Plan:
     expected_count: float
     declared_public: tuple[str, ...]
     records: RecordPlan | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def vector_length(self) -> int:
@@ -107,6 +112,7 @@ class Plan:
             rounds_charged=count,
             accountant="RDP",
             declared_public=self.declared_public,
+            warnings=self.warnings,
         )
 
 
@@ -120,10 +126,29 @@ def _epsilon(event: accounting.Event, relation: NeighboringRelation, count: int,
 
 def make_plan(settings: Settings, dimension: int) -> Plan:
     """The plan for a model of `dimension` coordinates; calibrates the noise where only a target is given."""
+    return replace(_bare_plan(settings, dimension), warnings=tuple(_warnings(settings)))
+
+
+def _bare_plan(settings: Settings, dimension: int) -> Plan:
     if not settings.private:
         return _open_plan(settings, dimension)
     build = _client_plan if settings.unit == "client" else _record_plan
     return build(settings, dimension, settings.noise_multiplier or _calibrated(settings))
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """What an aggregation gives away by itself, whatever the noise does for those who see models."""
+    if settings.private and settings.noise == "local":
+        return
+    if not settings.secure_aggregation:
+        yield "the server sees each client's contribution"
+        return
+    if settings.private:
+        yield "the server sees the exact sum before it adds noise"
+    else:
+        yield "sums are exact: two cohorts that differ in one client give that client's update away"
+    if settings.max_cohort < _FEW:
+        yield f"a sum over at most {settings.max_cohort} clients says much about each of them"
 
 
 def _open_plan(settings: Settings, dimension: int) -> Plan:

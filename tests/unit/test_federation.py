@@ -112,6 +112,22 @@ def test_models_of_other_precision(dtype, privacy):
     assert torch.allclose(flat(federation.model), torch.ones(5, dtype=torch.float64), atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ["sums are exact", "at most 5 clients"]),
+        ({"num_clients": 30}, ["sums are exact"]),
+        ({"secure_aggregation": False}, ["the server sees each client's contribution"]),
+        ({**CLIENT, "num_clients": 30}, ["the server sees the exact sum before it adds noise"]),
+        ({**CLIENT, "noise": "local"}, []),
+    ],
+)
+def test_reports_warn_of_what_aggregation_alone_gives_away(settings, words):
+    warnings = federate(**settings).spent().warnings
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
 def test_with_nobody_left_there_is_no_mean():
     federation = federate(num_clients=3, secure_aggregation=False)
     before = flat(federation.model)
