@@ -43,6 +43,7 @@ class _Gate:
     def connected(self, connect: Callable[[], sqlite3.Connection]) -> Iterator[sqlite3.Connection]:
         """A connection, closed at the end of the block."""
         with self.changed:
+            self.changed.wait_for(lambda: not self.forks, timeout=_PATIENCE)
             connection = connect()
             self.open += 1
         try:
@@ -55,15 +56,18 @@ class _Gate:
 
     def _shut(self) -> None:
         self.changed.acquire()
+        self.forks += 1
         # Not for ever: a thread that forks within its own transaction waits for itself.
         self.changed.wait_for(lambda: self.open == 0, timeout=_PATIENCE)
 
     def _reopen(self) -> None:
+        self.forks -= 1
+        self.changed.notify_all()
         self.changed.release()
 
     def _renew(self) -> None:
         self.changed = threading.Condition()
-        self.open = 0
+        self.open = self.forks = 0
 
 
 _GATE = _Gate()
@@ -122,7 +126,7 @@ class RecordFile:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
-    def create(self, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
+    def create(self, fill: Callable[[sqlite3.Connection], object] | None = None) -> None:
         """Make the tables and fill them, unless they are there by now; a file that is new is mode 0600."""
         with self._errors_named():
             self._touch()
@@ -148,7 +152,7 @@ class RecordFile:
             os.close(directory)
 
     def _initialize(
-        self, connection: sqlite3.Connection, fill: Callable[[sqlite3.Connection], None] | None
+        self, connection: sqlite3.Connection, fill: Callable[[sqlite3.Connection], object] | None
     ) -> None:
         for statement in self._layout.schema:
             connection.execute(statement)

@@ -86,7 +86,8 @@ class SessionStore:
     path : str or path
         A file of its own, on a local disk (network file systems do not lock reliably); made if it is not
         there, with mode 0600, and opened only if it is a store and nobody else can write it. One file serves
-        any number of identities, processes and threads.
+        any number of identities, processes and threads. It keeps a row of some 200 bytes for every session,
+        for good.
 
     Raises
     ------

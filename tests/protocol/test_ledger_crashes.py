@@ -169,7 +169,7 @@ def test_a_log_that_ends_anywhere_gives_whole_entries(tmp_path):
 
 
 def test_a_lock_that_never_ends_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsec.accounting.ledger_file._PATIENCE", 0.05)
+    monkeypatch.setattr("fedsec._sqlite._PATIENCE", 0.05)
     ledger = Ledger(tmp_path / "study.ledger", **TERMS)
     with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -191,7 +191,7 @@ def test_a_full_disk_charges_nothing(tmp_path, monkeypatch):
         return connection
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedsec.accounting.ledger_file.sqlite3.connect", small)
+        patch.setattr("fedsec._sqlite.sqlite3.connect", small)
         with pytest.raises(LedgerError, match="full"):
             charge_often(ledger, 20)
     recorded = ledger.verify()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -147,25 +148,28 @@ def test_a_fork_goes_on_with_the_same_memory(tmp_path):
     store, stop = SessionStore(tmp_path / "sessions"), threading.Event()
     store.open_session(ME, session(0), 0, 1)
 
-    def busy():
-        for number in range(60):
-            store.claim(ME, session(0), f"b{number}")
+    def busy(name):
+        for number in range(20):
+            store.claim(ME, session(0), f"{name}{number}")
             if stop.is_set():
                 return
 
-    thread = threading.Thread(target=busy)
-    thread.start()
+    threads = [threading.Thread(target=busy, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
     try:
         outcomes = [fork_and_claim(store, "s0") for _ in range(6)]
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
     assert sorted(outcomes) == [0, 1, 1, 1, 1, 1]
 
 
 def fork_and_claim(store, step):
     """The exit code of a child that claims a step: 0 if it was granted, 1 if not, 2 for any other end."""
-    with warnings_about_threads_ignored():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: that is the point
         child = os.fork()
     if child == 0:
         code = 2
@@ -177,14 +181,6 @@ def fork_and_claim(store, step):
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def warnings_about_threads_ignored():
-    import warnings
-
-    manager = warnings.catch_warnings()
-    warnings.simplefilter("ignore", DeprecationWarning)
-    return manager
 
 
 def test_a_log_that_ends_anywhere_forgets_only_from_the_end(tmp_path):

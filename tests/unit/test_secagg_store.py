@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError, StoreError
-from fedsec.secagg.store import MAX_STEPS, SessionStore
+from fedsec.secagg.store import MAX_STEPS, SessionStore, _FileRows
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 MANY = 10**6
@@ -296,6 +296,19 @@ class TestFile:
             with pytest.raises(StoreError, match="sessions: database is locked"):
                 store.claim(ALICE, session(1), "share")
         store.claim(ALICE, session(1), "share")
+
+    def test_a_commit_returns_when_the_disk_has_it(self, path, monkeypatch):
+        """What SQLite was told, as it says itself: FULL is 2."""
+        store, settings, put = SessionStore(path), [], _FileRows.put
+
+        def asked(rows, *arguments):
+            query = rows._connection.execute
+            settings.extend(query(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous"))
+            put(rows, *arguments)
+
+        monkeypatch.setattr(_FileRows, "put", asked)
+        store.open_session(ALICE, session(1), 5, 1)
+        assert settings == ["wal", 2]
 
     def test_what_a_copy_cannot_know(self, path, tmp_path):
         """Rolling a store back is outside the model: the docstring says so, and so it is."""
