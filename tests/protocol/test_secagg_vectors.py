@@ -23,32 +23,32 @@ SESSIONS = {
     session["name"]: session for document in DOCUMENTS.values() for session in document.get("sessions", [])
 }
 FORGERIES = DOCUMENTS["forged.json"]["forgeries"]
-CONFIGURATIONS = DOCUMENTS["configurations.json"]["configurations"]
+CONFIGURATIONS = DOCUMENTS["configurations.json"]
 
 
 def by_client(mapping):
     return {int(client): value for client, value in mapping.items()}
 
 
+def identity_of(session, client_id):
+    name = f"{session['name']} identity {client_id}"
+    return Ed25519PrivateKey.from_private_bytes(hashlib.shake_256(name.encode()).digest(32))
+
+
 def config_of(session):
     c = dict(session["config"])
     ids = c.pop("participants")
-    identities = by_client(session["identities"])
-    keys = {i: private(identities[i]).public_key().public_bytes_raw() for i in ids} if identities else ids
     del c["model_digest"]
+    keys = {i: identity_of(session, i).public_key() for i in ids}
     grid = c.pop("quantizer")
     numbers = {name: c.pop(name) for name in Parameters.__dataclass_fields__ if name != "num_clients"}
     return Config(
         bytes.fromhex(c.pop("session_id")),
-        participants=keys,
+        participants=keys if c["profile"] == "authenticated" else ids,
         parameters=Parameters(len(ids), **numbers),
         quantizer=Quantizer(**grid) if grid else None,
         **c,
     )
-
-
-def private(seed):
-    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))
 
 
 def is_as_written(message, text):
@@ -74,12 +74,12 @@ class Replay:
         monkeypatch.setattr(client_module, "CHUNK_LENGTH", session["chunk_elements"] or 2**16)
 
     def _client(self, client_id):
-        p, identities = self.config.parameters, by_client(self.session["identities"])
+        p, signs = self.config.parameters, self.config.authenticated
         client = Client(
             self.config,
             client_id,
-            private(identities[client_id]) if identities else None,
-            policy=Policy(p.max_corrupt, p.min_survivors, p.privacy_bits) if identities else None,
+            identity_of(self.session, client_id) if signs else None,
+            policy=Policy(p.max_corrupt, p.min_survivors, p.privacy_bits) if signs else None,
             store=self.store,
             insecure_randomness=explicit_randomness(f"{self.session['name']} {client_id}"),
         )
@@ -204,7 +204,18 @@ def test_configurations(session):
     assert Config.from_bytes(canonical + b"\1" + model, trusted) == config.with_model(model)
 
 
-@pytest.mark.parametrize("case", CONFIGURATIONS, ids=lambda c: c["why"])
+@pytest.mark.parametrize("case", CONFIGURATIONS["accepted"], ids=lambda c: c["name"])
+def test_large_configurations(case):
+    first, count = case["participants"]["first"], case["participants"]["count"]
+    ids = list(range(first, first + count))
+    config = config_of(case | {"config": case["config"] | {"participants": ids}})
+    assert is_as_written(config.to_bytes()[:-1], case["bytes"])
+    assert config.h0.hex() == case["h0"]
+    assert config.parameters.committee_size == case["committee_size"]
+    assert list(committee(config)) == case["committee"]
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS["refused"], ids=lambda c: c["why"])
 def test_forged_configurations(case):
     anybody = {client: bytes(32) for client in range(1000)}
     with pytest.raises(errors.InvalidArgumentError) as raised:
@@ -274,8 +285,8 @@ def test_every_forgery_differs_from_what_is_due():
 
 
 def test_a_quarter_of_the_vectors_is_negative():
-    negative = len(FORGERIES) + len(CONFIGURATIONS)
-    assert 3 * negative >= len(SESSIONS)
+    negative = len(FORGERIES) + len(CONFIGURATIONS["refused"])
+    assert 3 * negative >= len(SESSIONS) + len(CONFIGURATIONS["accepted"])
 
 
 def test_the_files_are_what_the_reference_writes():

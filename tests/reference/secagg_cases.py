@@ -6,11 +6,12 @@ in them.
 
 import hashlib
 import json
+import re
 import struct
 from pathlib import Path
 
 from reference import secagg_reference as ref
-from reference.secagg_reference import HEADER, Session, u8, u16, u32, u64
+from reference.secagg_reference import HEADER, Session, tagged_hash, u8, u16, u32, u64
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "secagg"
 REFUSED, ABORTED, COMMITTEE_LOST = "ProtocolError", "AggregationAborted", "CommitteeLostError"
@@ -46,13 +47,10 @@ def configuration(name, participants, d, bits, numbers, **changes):
     return c
 
 
-def play(
-    name, participants, d, bits, numbers, *, m=0, kind=Session, silent=None, chunk=None, partial=None, **c
-):
+def play(name, participants, d, bits, numbers, *, kind=Session, silent=None, chunk=None, partial=None, **c):
     session = kind(
         configuration(name, participants, d, bits, numbers, **c),
         name=name,
-        m=m,
         silent=silent,
         chunk=chunk,
         partial=partial,
@@ -125,7 +123,6 @@ def sparse_sessions():
             6,
             24,
             (1, 1, 6, 3, 7),
-            m=8,
             silent={21: "upload"},
         ),
         play(
@@ -134,7 +131,6 @@ def sparse_sessions():
             20,
             50,
             (1, 3, 10, 5, 20),
-            m=8,
             silent={1003: "share", 1010: "upload", 1011: "agree"},
             chunk=16,
             partial={1010: 1},
@@ -190,8 +186,8 @@ def aborted_sessions():
     )
     for phase in ("advertise", "reveal"):
         name = f"a member of the committee lost in {phase}"
-        member = play(name, NINE, 2, 8, (1, 1, 6, 3, 7), m=8).members[3]
-        sessions.append(play(name, NINE, 2, 8, (1, 1, 6, 3, 7), m=8, silent={member: phase}))
+        member = play(name, NINE, 2, 8, (1, 1, 6, 3, 7)).members[3]
+        sessions.append(play(name, NINE, 2, 8, (1, 1, 6, 3, 7), silent={member: phase}))
     sessions += [
         play("wrong mask commitment", four, 2, 8, numbers, kind=WrongMaskCommitment),
         play("wrong key shared", four, 2, 8, numbers, kind=WrongKeyShared, silent={1: "upload"}),
@@ -217,13 +213,13 @@ def described(session, *, in_full, to_server_in_full=False):
         "config": c,
         "config_bytes": session.config.hex(),
         "h0": session.h0.hex(),
-        "committee_size": session.m,
+        "committee_size": len(session.members),
         "committee": session.members,
         "root": hex_or_none(session.root),
         "graph_seed": hex_or_none(session.graph_seed),
         "neighbors": session.neighbors if session.sparse and session.graph_seed else None,
         "h1": hex_or_none(session.h1),
-        "identities": {i: session.identity[i].hex() for i in session.ids} if session.authenticated else {},
+        "identities": f"SHAKE-256 of '{session.name} identity ' and the client id",
         "randomness": f"SHAKE-256 of '{session.name} ' and the client id",
         "vectors": session.vectors,
         "silent": session.silent,
@@ -751,56 +747,103 @@ def below_t_forgery(session):
 def forged_configurations():
     """Bytes that no party accepts as a configuration."""
     c = configuration("weak", [1, 2, 3, 4, 5], 4, 8, (1, 1, 4, 2, 4))
-    sparse = configuration("weak", NINE, 4, 8, (1, 1, 6, 3, 7))
-    good, cases = ref.config_bytes(c), []
+    cases = []
 
     def add(clause, why, data, flag=b"\0"):
         wire = data + flag
         cases.append({"clause": clause, "why": why, "bytes": wire.hex(), "outcome": "refused"})
 
-    def changed(base=c, **changes):
-        return ref.config_bytes(base | changes)
+    malformed_configurations(add, ref.config_bytes(c))
+    for key, value, clause, why in UNSOUND_CHANGES:
+        add(clause, why, ref.config_bytes(c | {key: value}))
+    keys = c["verification_keys"]
+    for why, key in {
+        "one key of two participants": keys[2],
+        "a key that is no point": (2).to_bytes(32, "little").hex(),
+        "a key of small order": (1).to_bytes(32, "little").hex(),
+        "a key beyond the field": (2**255 - 16).to_bytes(32, "little").hex(),
+    }.items():
+        add("3.1", why, ref.config_bytes(c | {"verification_keys": keys | {1: key}}))
+    three = c | {"participants": [1, 2, 3], "max_corrupt": 0, "num_neighbors": 2, "max_dropped": 0}
+    add("1.3", "T = 2", ref.config_bytes(three | {"min_survivors": 2}))
+    sparse = configuration("weak", NINE, 4, 8, (1, 1, 6, 3, 7))
+    add("3.1", "odd k on a sparse graph", ref.config_bytes(sparse | {"num_neighbors": 5}))
+    thin = ref.config_bytes(sparse | {"num_neighbors": 4, "threshold": 2})
+    add("3.1", "a sparse graph too thin for its privacy bits", thin)
+    return cases
 
+
+def malformed_configurations(add, good):
+    generator = 1 + 1 + 32 + 8 + 4 + 1
+    count = good.index(u32(5) + u32(1))
     add("3.1", "version 1", flipped(good, 0, 3))
     add("3.1", "an unknown profile", flipped(good, 1, 2))
-    generator = 1 + 1 + 32 + 8 + 4 + 1
     add("3.1", "an unknown generator", flipped(good, generator, 3))
     add("2.1", "a byte short", good[:-1])
     add("2.1", "a participant short", good[:-36])
-    add("3.1", "participants that do not ascend", changed(participants=[1, 3, 2, 4, 5]))
-    add("3.1", "a participant twice", changed(participants=[1, 2, 2, 4, 5]))
-    add("3.1", "no elements", changed(vector_length=0))
-    add("3.1", "0 bits", changed(modulus_bits=0))
-    add("3.1", "65 bits", changed(modulus_bits=65))
-    count = good.index(u32(5) + u32(1))
     add("2.1", "more participants claimed than follow", good[:count] + u32(2**32 - 1) + good[count + 4 :])
     add("3.1", "no participants", good[:count] + u32(0))
-    add(
-        "3.1",
-        "one key of two participants",
-        changed(verification_keys=c["verification_keys"] | {2: c["verification_keys"][1]}),
-    )
-    nan = {"granularity": float("nan"), "max_abs": 1.0, "num_clients": 5}
-    add("3.1", "a granularity that is no number", changed(quantizer=nan))
-    add("3.1", "half a quantiser", changed(quantizer=nan | {"granularity": 0.0}))
-    add("3.1", "t = 1", changed(threshold=1))
-    add("3.1", "t above k", changed(threshold=5))
-    add("3.1", "t above n - 1 - D", changed(threshold=4))
-    add("8.2", "T = (n + C)/2", changed(min_survivors=3))
-    three = {"participants": [1, 2, 3], "max_corrupt": 0, "num_neighbors": 2}
-    add("1.3", "T = 2", changed(**three, max_dropped=0, min_survivors=2))
-    add("3.1", "T above n - D", changed(min_survivors=5))
-    add("3.1", "no privacy bits", changed(privacy_bits=0))
-    add("3.1", "no correctness bits", changed(correctness_bits=0))
-    add("3.1", "k = 0", changed(num_neighbors=0))
-    add("3.1", "k = n", changed(num_neighbors=5))
-    add("3.1", "odd k on a sparse graph", changed(sparse, num_neighbors=5))
-    add("3.1", "a sparse graph too thin for its privacy bits", changed(sparse, num_neighbors=4, threshold=2))
     add("3.6", "no flag", good, b"")
     add("3.6", "a flag that is neither 0 nor 1", good, u8(2))
     add("3.6", "a digest cut short", good, u8(1) + bytes(31))
     add("3.6", "bytes after the flag", good, u8(0) + bytes(32))
-    return cases
+
+
+UNSOUND_CHANGES = (
+    ("participants", [1, 3, 2, 4, 5], "3.1", "participants that do not ascend"),
+    ("participants", [1, 2, 2, 4, 5], "3.1", "a participant twice"),
+    ("vector_length", 0, "3.1", "no elements"),
+    ("modulus_bits", 0, "3.1", "0 bits"),
+    ("modulus_bits", 65, "3.1", "65 bits"),
+    ("threshold", 1, "3.1", "t = 1"),
+    ("threshold", 4, "3.1", "t above n - 1 - D"),
+    ("threshold", 5, "3.1", "t above k"),
+    ("min_survivors", 3, "8.2", "T = (n + C)/2"),
+    ("min_survivors", 5, "3.1", "T above n - D"),
+    ("privacy_bits", 0, "3.1", "no privacy bits"),
+    ("correctness_bits", 0, "3.1", "no correctness bits"),
+    ("num_neighbors", 0, "3.1", "k = 0"),
+    ("num_neighbors", 5, "3.1", "k = n"),
+    (
+        "quantizer",
+        {"granularity": float("nan"), "max_abs": 1.0, "num_clients": 5},
+        "3.1",
+        "a granularity that is no number",
+    ),
+    ("quantizer", {"granularity": 0.0, "max_abs": 1.0, "num_clients": 5}, "3.1", "half a quantiser"),
+    (
+        "quantizer",
+        {"granularity": 1.0, "max_abs": 26.0, "num_clients": 5},
+        "3.1",
+        "sums of 9 bits in a ring of 8",
+    ),
+)
+
+
+def large_configurations():
+    """Cohorts whose sessions would fill a file: the canonical bytes by their hash, and the committee."""
+    entries = []
+    for n, numbers, bits in ((300, (15, 15, 36, 25, 285), 20), (1000, (50, 50, 58, 42, 950), 40)):
+        name = f"a cohort of {n}"
+        c = configuration(name, list(range(7, 7 + n)), 100, 32, numbers)
+        c |= {"privacy_bits": bits, "correctness_bits": 20}
+        data = ref.config_bytes(c)
+        h0 = tagged_hash("configuration", data)
+        entries.append(
+            {
+                "name": name,
+                "config": {
+                    key: value for key, value in c.items() if key not in ("verification_keys", "participants")
+                },
+                "participants": {"first": 7, "count": n},
+                "identities": f"SHAKE-256 of '{name} identity ' and the client id",
+                "bytes": "sha256:" + hashlib.sha256(data).hexdigest(),
+                "h0": h0.hex(),
+                "committee_size": ref.committee_size(c),
+                "committee": ref.committee(c, h0),
+            }
+        )
+    return entries
 
 
 # --- files ---
@@ -846,13 +889,19 @@ def documents():
             ],
             "forgeries": forgeries,
         },
-        "configurations.json": {"source": source, "configurations": forged_configurations()},
+        "configurations.json": {
+            "source": source,
+            "accepted": large_configurations(),
+            "refused": forged_configurations(),
+        },
     }
 
 
 def written(document) -> str:
     """Integers of lists side by side, everything else on a line of its own."""
-    return json.dumps(document, indent=1) + "\n"
+    text = json.dumps(document, indent=1)
+    lists = re.compile(r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]")
+    return lists.sub(lambda found: "[" + ", ".join(re.findall(r"-?\d+", found[1])) + "]", text) + "\n"
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ written to tests/vectors/secagg, and those that must fail among them, stand in `
 import hashlib
 import struct
 from collections import defaultdict
+from math import comb
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -150,6 +151,22 @@ def path_of(tree: list[list[bytes]], position: int) -> bytes:
     return b"".join(level[(position >> depth) ^ 1] for depth, level in enumerate(tree[:-1]))
 
 
+def committee_size(c: dict) -> int:
+    """docs/secagg_parameters.md: 2^80 C(C, m)/C(n, m) <= 2^-(privacy_bits + 1), and at least 8."""
+    n, m = len(c["participants"]), 8
+    if c["profile"] != "authenticated" or c["num_neighbors"] == n - 1:
+        return 0
+    while comb(c["max_corrupt"], m) << (80 + c["privacy_bits"] + 1) > comb(n, m):
+        m += 1
+    return m
+
+
+def committee(c: dict, h0: bytes) -> list[int]:
+    """The members, ascending; none on the complete graph."""
+    ranked = sorted(c["participants"], key=lambda i: tagged_hash("committee", h0, u32(i)))
+    return sorted(ranked[: committee_size(c)])
+
+
 def explicit_bytes(name: str, length: int) -> bytes:
     return hashlib.shake_256(name.encode()).digest(length)
 
@@ -158,11 +175,11 @@ class Session:
     """All parties of one session, who follow the protocol; `silent` clients say nothing from a phase on.
 
     `to_client[phase][client]` is the message that opens a phase for a client and `to_server[phase][client]`
-    its answer; an upload is a list. `c` is the configuration, `m` the size of the committee.
+    its answer; an upload is a list.
     """
 
-    def __init__(self, c: dict, *, name: str, m: int = 0, silent=None, chunk=None, partial=None):
-        self.c, self.name, self.m = c, name, m
+    def __init__(self, c: dict, *, name: str, silent=None, chunk=None, partial=None):
+        self.c, self.name = c, name
         self.silent, self.chunk, self.partial = silent or {}, chunk, partial or {}
         self.ids, self.n = c["participants"], len(c["participants"])
         self.t, self.T, self.k = c["threshold"], c["min_survivors"], c["num_neighbors"]
@@ -209,13 +226,9 @@ class Session:
 
     # --- 5. advertise and reveal ---
 
-    def committee(self) -> list[int]:
-        ranked = sorted(self.ids, key=lambda i: tagged_hash("committee", self.h0, u32(i)))
-        return sorted(ranked[: self.m])
-
     def draw(self) -> None:
         """Everything random, in the order in which clients draw it."""
-        self.members = self.committee() if self.sparse and self.authenticated else []
+        self.members = committee(self.c, self.h0)
         self.identity, self.seal_key, self.mask_key, self.nonce = {}, {}, {}, {}
         self.self_seed, self.seed_rows, self.key_rows = {}, {}, {}
         for i in self.ids:
