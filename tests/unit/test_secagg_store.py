@@ -8,11 +8,12 @@ import shutil
 import sqlite3
 import stat
 import threading
+import time
 
 import pytest
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError, StoreError
-from fedsec.secagg.store import MAX_STEPS, SessionStore, _FileRows
+from fedsec.secagg.store import MAX_STEPS, SessionStore, _FileRows, _MemoryTable
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 MANY = 10**6
@@ -153,6 +154,29 @@ class TestClaims:
         for thread in threads:
             thread.join()
         assert sorted(granted) == sorted(steps)
+
+    def test_threads_that_change_at_every_step_of_a_claim(self, monkeypatch):
+        """In memory a claim takes microseconds: a session that is slow to look up lets the others in."""
+        store, granted, get = SessionStore.in_memory(), [], _MemoryTable.get
+
+        def slow(table, *key):
+            found = get(table, *key)
+            time.sleep(0.01)
+            return found
+
+        def race():
+            with contextlib.suppress(ProtocolError):
+                store.claim(ALICE, session(1), "share")
+                granted.append(1)
+
+        store.open_session(ALICE, session(1), 5, 1)
+        monkeypatch.setattr(_MemoryTable, "get", slow)
+        threads = [threading.Thread(target=race) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert granted == [1]
 
 
 @pytest.mark.parametrize(
