@@ -29,7 +29,7 @@ from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
 from fedsec.secagg import graph, masking, messages, ring, snapshot, steps
 from fedsec.secagg._machine import Phase, after, client_takes, phases
-from fedsec.secagg._secrets import Randomness, Unpicklable, wipe
+from fedsec.secagg._secrets import Randomness, Unpicklable, wipe, wiping_on_error
 from fedsec.secagg.config import MAX_CLIENT_ID, Config, Policy, decode_config, require_digest
 from fedsec.secagg.identities import Identity
 from fedsec.secagg.messages import Kind
@@ -139,10 +139,7 @@ class Client(Unpicklable):
         with self._own_turn():
             if self._phase is not Phase.ADVERTISE:
                 raise ProtocolError(f"start must be called once, at first; the phase is {self._phase.value}")
-            config = self._me.config
-            self._store.open_session(self._key, config.session_id, config.round_id, MAX_ATTEMPTS)
-            answer = steps.advertise(self._me)
-            return cast(bytes, self._leave(answer))
+            return cast(bytes, self._leave(steps.advertise(self._me)))
 
     def submit(self, vector: npt.NDArray[np.integer[Any]]) -> None:
         """Hands over the vector to be summed, (config.vector_length,) integers, once, before its upload.
@@ -324,9 +321,9 @@ class Client(Unpicklable):
         if answer.kind is None:
             self._enter(answer.state)
             return None
-        if self._phase is not Phase.ADVERTISE:  # which `open_session` has recorded
+        with wiping_on_error(answer.state):
             self._claim()
-        message = self._frame(answer.kind, answer.body)
+            message = self._frame(answer.kind, answer.body)
         self._enter(answer.state)
         self._phase = after(self._me.config, self._phase)
         if self._phase is Phase.REVEAL and self.client_id not in graph.committee(self._me.config):
@@ -336,9 +333,11 @@ class Client(Unpicklable):
         return message
 
     def _claim(self) -> None:
+        config, uploads = self._me.config, self._phase is Phase.UPLOAD
+        if self._phase is Phase.ADVERTISE:
+            return self._store.open_session(self._key, config.session_id, config.round_id, MAX_ATTEMPTS)
         try:
-            session_id, uploads = self._me.config.session_id, self._phase is Phase.UPLOAD
-            self._store.claim(self._key, session_id, self._phase.value, once_per_round=uploads)
+            self._store.claim(self._key, config.session_id, self._phase.value, once_per_round=uploads)
         except ProtocolError:
             # Another copy has answered already: this one is out, and the session is the other's.
             self._is_latest = False

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedsec._kernels import Buffer
 from fedsec.errors import ProtocolError
 from fedsec.secagg import identities
+from fedsec.secagg._secrets import Unpicklable
 
 KEY_BYTES = 32
 TAG_BYTES = 16
@@ -46,7 +47,7 @@ class Party(NamedTuple):
     public_key: bytes
 
 
-class KeyPair:
+class KeyPair(Unpicklable):
     """An X25519 key that agrees with many peers; made of its 32 secret bytes, which stay the caller's."""
 
     def __init__(self, secret: Buffer) -> None:

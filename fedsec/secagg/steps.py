@@ -130,14 +130,17 @@ class Answer(NamedTuple):
 
 def advertise(me: Me) -> Answer:
     """[SPEC 5.1]: two fresh keys, and in the committee a commitment to a nonce."""
-    sealing, masking, nonce = me.draw(), me.draw(), bytearray(HASH_BYTES)
-    commitment = bytes(HASH_BYTES)
-    if me.client_id in graph.committee(me.config):
-        nonce = me.draw()
-        commitment = keys.nonce_commitment(me.config.h0, me.client_id, nonce)
-    signed = KeyPair(sealing).public + KeyPair(masking).public + commitment
-    body = signed + me.sign(keys.advertise_text(me.config.h0, me.client_id, signed))
-    return Answer(Kind.ADVERTISE, body, Advertised(sealing, masking, nonce, body, b""))
+    is_member = me.client_id in graph.committee(me.config)
+    drawn: list[bytearray] = []
+    with wiping_on_error(drawn):
+        drawn.extend(me.draw() for _ in range(3 if is_member else 2))
+        sealing, masking, nonce = (*drawn, bytearray(HASH_BYTES))[:3]
+        commitment = bytes(HASH_BYTES)
+        if is_member:
+            commitment = keys.nonce_commitment(me.config.h0, me.client_id, nonce)
+        signed = KeyPair(sealing).public + KeyPair(masking).public + commitment
+        body = signed + me.sign(keys.advertise_text(me.config.h0, me.client_id, signed))
+        return Answer(Kind.ADVERTISE, body, Advertised(sealing, masking, nonce, body, b""))
 
 
 def reveal(me: Me, state: Advertised, body: bytes) -> Answer:
@@ -145,6 +148,7 @@ def reveal(me: Me, state: Advertised, body: bytes) -> Answer:
     root, members = messages.decode_committee(me.config, body)
     _require_committee(me.config, root, members)
     _require_own(me, state, members)
+    signature = me.sign(keys.reveal_text(me.config.h0, root, me.client_id, state.nonce))
     after = Advertised(
         bytearray(state.sealing),
         bytearray(state.masking),
@@ -152,7 +156,6 @@ def reveal(me: Me, state: Advertised, body: bytes) -> Answer:
         state.advertisement,
         root,
     )
-    signature = me.sign(keys.reveal_text(me.config.h0, root, me.client_id, state.nonce))
     return Answer(Kind.REVEAL, messages.encode_reveal(Reveal(bytes(state.nonce), signature)), after)
 
 
@@ -403,9 +406,10 @@ def _open(me: Me, state: Shared, peer: int, pair: SealedPair) -> tuple[bytearray
     opening = state.opening[peer]
     with wiping(keys.unseal(opening, state.binding, pair.sealed, pair.commitments, sender, own)) as joined:
         shares = joined[:KEY_BYTES], joined[KEY_BYTES:]
-        if _commitments(state.binding, peer, me.client_id, shares) != pair.commitments:
-            raise ProtocolError(f"client {peer} dealt this client shares that it did not commit to")
-        return shares
+        with wiping_on_error(list(shares)):
+            if _commitments(state.binding, peer, me.client_id, shares) != pair.commitments:
+                raise ProtocolError(f"client {peer} dealt this client shares that it did not commit to")
+            return shares
 
 
 def _copies(shares: Mapping[int, bytearray]) -> dict[int, bytearray]:
