@@ -3,7 +3,7 @@
 The server learns the sum of the survivors' vectors and nothing else about any of them, even if it lies and
 up to `max_corrupt` clients lie with it: double masking on the complete graph [BIK+17] or, for large cohorts,
 on a random sparse one [BBG+20], with signed keys and an agreement on the survivors. A vector goes from reals
-to integers (`Quantizer`), to residues and under masks (`Client`), into the sum (`Server`), and back.
+to integers (`Schema`, `Quantizer`), to residues under masks (`Client`), into the sum (`Server`), and back.
 `recommend` says which parameters hold for a cohort, a `Directory` which identities take part. `aggregate`
 runs all parties in this process. SPEC.md is the whole protocol.
 
@@ -16,11 +16,14 @@ References
 from fedsec.secagg._machine import AFTER_UPLOAD, PHASES, Phase
 from fedsec.secagg.client import Client
 from fedsec.secagg.config import Config, Policy
+from fedsec.secagg.directory import Directory
+from fedsec.secagg.enrolment import Enrolment, Rotation
 from fedsec.secagg.identities import Identity
 from fedsec.secagg.local import Outcome, aggregate
 from fedsec.secagg.parameters import Parameters, recommend
 from fedsec.secagg.quantizer import Quantizer
 from fedsec.secagg.ring import centre, to_residues
+from fedsec.secagg.schema import Schema, model_digest
 from fedsec.secagg.server import Server
 from fedsec.secagg.store import SessionStore
 
@@ -29,16 +32,21 @@ __all__ = [
     "PHASES",
     "Client",
     "Config",
+    "Directory",
+    "Enrolment",
     "Identity",
     "Outcome",
     "Parameters",
     "Phase",
     "Policy",
     "Quantizer",
+    "Rotation",
+    "Schema",
     "Server",
     "SessionStore",
     "aggregate",
     "centre",
+    "model_digest",
     "recommend",
     "to_residues",
 ]
