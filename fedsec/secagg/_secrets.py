@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
@@ -24,11 +24,12 @@ def draw(length: int, insecure_randomness: Randomness | None = None) -> bytearra
 
 
 def wipe(secret: object) -> None:
-    """Zeros every bytearray in a state, a mapping or a list; public values are left alone."""
+    """Zeros every bytearray in a state, a dict or a list; public values are left alone."""
     if isinstance(secret, bytearray):
         _kernels.wipe(secret)
-    elif isinstance(secret, Mapping):
-        wipe(list(secret.values()))
+    elif isinstance(secret, dict):
+        for item in secret.values():
+            wipe(item)
     elif isinstance(secret, list):
         for item in secret:
             wipe(item)

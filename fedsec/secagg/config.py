@@ -142,7 +142,10 @@ class Config:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
-    @property
+    def __hash__(self) -> int:
+        return hash((self.h0, self.model_digest))
+
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         """The client ids, ascending."""
         return tuple(self.participants)

@@ -26,8 +26,12 @@ COMPLETE_SEED = bytes(32)
 _ID = struct.Struct("<I")
 
 
+@lru_cache(maxsize=2)
 def committee(config: Config) -> tuple[int, ...]:
-    """The clients whose nonces decide the ring, ascending: those with the least hashes [SPEC 5.3]."""
+    """The clients whose nonces decide the ring, ascending: those with the least hashes [SPEC 5.3].
+
+    Remembered, as every step of every client asks who they are.
+    """
     if not config.reveals:
         return ()
     ranked = sorted(config.ids, key=lambda client: hashed(b"committee", config.h0, _ID.pack(client)))

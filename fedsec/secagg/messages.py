@@ -15,7 +15,10 @@ import enum
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import NamedTuple
+
+import numpy as np
 
 from fedsec.errors import InvalidTypeError, ProtocolError
 from fedsec.secagg import merkle
@@ -267,11 +270,9 @@ def decode_upload(body: bytes) -> tuple[int, memoryview]:
 
 def encode_set(config: Config, members: Collection[int]) -> bytes:
     """A set of participants."""
-    bits = bytearray(-(-len(config.ids) // 8))
-    for client in members:
-        position = config.position(client)
-        bits[position // 8] |= 1 << position % 8
-    return bytes(bits)
+    bits = np.zeros(len(config.ids), np.uint8)
+    bits[[config.position(client) for client in members]] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
 def decode_set(config: Config, body: bytes) -> tuple[int, ...]:
@@ -324,10 +325,11 @@ def _share_of(number: int) -> ShareOf:
 
 
 def _take_set(config: Config, reader: _Reader) -> tuple[int, ...]:
-    bits = int.from_bytes(reader.take(-(-len(config.ids) // 8)), "little")
-    if bits >> len(config.ids):
+    packed = np.frombuffer(reader.take(-(-len(config.ids) // 8)), np.uint8)
+    bits = np.unpackbits(packed, bitorder="little").tolist()
+    if any(bits[len(config.ids) :]):
         raise ProtocolError(f"a set must hold no bits beyond the {len(config.ids)} participants")
-    return tuple(client for position, client in enumerate(config.ids) if bits >> position & 1)
+    return tuple(compress(config.ids, bits))
 
 
 def _proven_bytes(config: Config) -> int:
