@@ -37,7 +37,8 @@ class _Gate:
 
     def __init__(self) -> None:
         self._renew()
-        os.register_at_fork(before=self._shut, after_in_parent=self._reopen, after_in_child=self._renew)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._shut, after_in_parent=self._reopen, after_in_child=self._renew)
 
     @contextlib.contextmanager
     def connected(self, connect: Callable[[], sqlite3.Connection]) -> Iterator[sqlite3.Connection]:
@@ -146,10 +147,12 @@ class RecordFile:
     def _touch(self) -> None:
         with _GATE.changed, contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            # What a commit promises to keep must also keep its name.
-            directory = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(directory)
-            os.close(directory)
+            if os.name == "posix":  # what a commit promises to keep must also keep its name
+                folder = os.open(self.path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
 
     def _initialize(
         self, connection: sqlite3.Connection, fill: Callable[[sqlite3.Connection], object] | None

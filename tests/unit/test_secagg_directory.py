@@ -11,6 +11,7 @@ import threading
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from fedsec import secagg
 from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
 from fedsec.secagg import directory as module
 from fedsec.secagg.directory import Directory, Entry
@@ -403,3 +404,14 @@ class TestSaving:
                     three.revoke(0, "gone").save(path, AUTHORITY)
             assert path.read_bytes() == before
             assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+class TestInASession:
+    def test_a_config_takes_it_as_it_is(self, path):
+        directory = Directory.load(path, authority=TRUSTED).add(request(3)).revoke(0, "left")
+        parameters = secagg.recommend(num_clients=3, corrupt_fraction=0.0, dropout_fraction=0.0)
+        config = secagg.Config(
+            session_id=bytes(32), round_id=1, participants=directory, vector_length=4, parameters=parameters
+        )
+        assert config.ids == (1, 2, 3)
+        assert dict(config.participants) == dict(directory)

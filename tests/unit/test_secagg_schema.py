@@ -7,6 +7,8 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
 from fedsec.secagg.schema import MAX_SIZE, Entry, Schema, model_digest
@@ -249,6 +251,27 @@ class TestVectors:
             del arrays[name]
             with pytest.raises(InvalidArgumentError, match=rf"got \[\] beyond it, \['{name}'\] missing"):
                 schema.flatten(arrays)
+
+
+DTYPES = ("float16", "float32", "float64", "bool", "int8", "uint64")
+ENTRIES = st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3).map(tuple))
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), ENTRIES, max_size=6))
+def test_any_model_goes_there_and_back(described):
+    generator = np.random.default_rng(1)
+    arrays = {
+        name: np.asarray(100 * generator.random(shape)).astype(dtype)
+        for name, (dtype, shape) in (described | {"one": ("float32", (1,))}).items()
+    }
+    schema = Schema.of(arrays, integers="leave_out")
+    assert Schema.from_bytes(schema.to_bytes()) == schema
+    emptied = {name: np.zeros_like(array) for name, array in arrays.items()}
+    schema.unflatten(schema.flatten(arrays), emptied)
+    for name, array in arrays.items():
+        kept = array.dtype.kind == "f"
+        assert emptied[name].tobytes() == (array.tobytes() if kept else bytes(array.nbytes))
+    assert len(schema.flatten(arrays)) == sum(a.size for a in arrays.values() if a.dtype.kind == "f")
 
 
 class TestBytes:
