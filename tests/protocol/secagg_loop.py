@@ -5,7 +5,7 @@ Tests play phases honestly up to the one that they are about, and then send what
 
 import hashlib
 from collections import defaultdict
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def explicit_randomness(name):
     return read
 
 
-@lru_cache(maxsize=None)
+@cache
 def identity_of(client_id):
     """The same long-term key in every session of the tests."""
     return Identity.new(insecure_randomness=explicit_randomness(f"identity {client_id}"))

@@ -181,7 +181,7 @@ def test_keys_that_are_not_in_the_trust_store_are_refused():
         "nobody": {},
     }
     for store in others.values():
-        with pytest.raises(InvalidArgumentError, match="key of client .* is not the one of the trust store"):
+        with pytest.raises(InvalidArgumentError, match="is not the one of the trust store"):
             Config.from_bytes(data, store)
     assert Config.from_bytes(data, KEYS | {50: identity_of(50).public_key}) == config()
 

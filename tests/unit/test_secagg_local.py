@@ -64,7 +64,7 @@ def test_too_few_survivors():
 
 @pytest.mark.parametrize("phase", ["advertise", "share", "upload", "agree", "unmask"])
 def test_everybody_dropped(phase):
-    with pytest.raises(AggregationAborted, match="0 (clients|neighbors)"):
+    with pytest.raises(AggregationAborted, match=r"0 (clients|neighbors)"):
         aggregate(VECTORS, dropped=dict.fromkeys(VECTORS, phase))
 
 
