@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from fedsec.errors import FedsecError
 from fedsec.secagg import Client, Config, Identity, Parameters, Policy, Server, SessionStore
 from fedsec.secagg._machine import PHASES, phases
 from fedsec.secagg.local import default_parameters
@@ -107,7 +108,10 @@ def random_vector(rng, d, modulus_bits):
 
 
 class Loop:
-    """`inbox` holds the server's last answers; `sent` every message that a client let out, by client."""
+    """`inbox` holds the server's last answers.
+
+    By client, `given` are the messages that it took and `sent` those that it let out.
+    """
 
     def __init__(self, n=4, d=3, *, parameters=None, silent=None, seeded=True, kind=Client, **settings):
         self.config = config_of(parameters or default_parameters(n), d, **settings)
@@ -123,8 +127,8 @@ class Loop:
             i: client_of(self.config, i, self.store, kind=kind, randomness=randomness[i]) for i in self.ids
         }
         self.inbox = dict.fromkeys(self.ids)
+        self.given = defaultdict(list)
         self.sent = defaultdict(list)
-        self.seen = defaultdict(dict)  # by phase, then client: what the server answered at its end
 
     @property
     def phases(self):
@@ -145,14 +149,13 @@ class Loop:
             if client.phase == "upload":
                 client.submit(self.vectors[client_id])
             message = client.receive(self.inbox[client_id])
+            self.given[client_id].append(self.inbox[client_id])
         self.sent[client_id].append(message)
         return message
 
     def close(self):
         """Ends the phase; the answers go to the inbox."""
-        phase = self.server.phase.value
         self.inbox = self.server.close_phase()
-        self.seen[phase] = dict(self.inbox)
 
     def play(self, phase):
         """One honest phase."""
@@ -181,6 +184,14 @@ class Loop:
     def forge(self, kind, client_id, body):
         """A frame that the server would send this client, with any body."""
         return frame(kind, self.clients[client_id]._digest(), client_id, body)
+
+    def tell(self, client_id, kind, body):
+        """What the client answers to a forged message; None if it refuses."""
+        self.inbox[client_id] = self.forge(kind, client_id, body)
+        try:
+            return self.answer(client_id)
+        except FedsecError:
+            return None
 
     def copy_of(self, client_id):
         """What another process makes of the client's saved session; both share the store."""
