@@ -187,6 +187,15 @@ def _cuts(length: int, pieces: int, offset: int, multiple: int) -> list[int]:
     return [length * i // pieces - (offset + length * i // pieces) % multiple for i in range(1, pieces)]
 
 
+def aes_rounds(n_bytes: int, rounds: int, backend: Backend = best_backend) -> bool:
+    """For measurements: as many AES rounds as n_bytes of keystream take, and nothing else.
+
+    n_bytes is a multiple of 512. False where the backend has no AES instructions.
+    """
+    state = np.zeros(512, np.uint8)
+    return bool(_lib.fs_aes_rounds(backend.table, pointer(state), n_bytes, rounds))
+
+
 def vector_sum(out: npt.NDArray[Any], vectors: npt.NDArray[Any], modulus_bits: int) -> None:
     """out[j] += sum_i vectors[i, j], mod 2^modulus_bits, in place."""
     kernel = getattr(_lib, f"fs_vector_sum{8 * out.itemsize}")

@@ -1,78 +1,177 @@
-"""The masked sum of many seeds, beside numpy's sum of vectors that are in memory already."""
+"""The masked sum of many seeds with each backend, beside its ceiling, numpy, OpenSSL and Flower in one run.
+
+The ceiling is a loop of AES rounds alone, on registers, as many as the masks take. numpy adds vectors that
+are in memory already, without any generator. OpenSSL (through `cryptography`) and Flower (where it is
+installed) make a mask a seed, which numpy then adds; numpy's PCG64 and torch's Mersenne Twister are
+generators without cryptography, with their own library's addition.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedsec import _kernels, masks
-from fedsec.measure.timing import medians
+from fedsec.measure.timing import turns
+
+ROUNDS = {"aes128ctr": 10, "aes256ctr": 14}
+CEILING, READY, OPENSSL = "AES rounds alone", "numpy adding ready vectors", "OpenSSL and numpy"
+FLOWER, PCG64, TWISTER = "Flower and numpy", "numpy PCG64", "torch Mersenne Twister"
 
 
-def masked_sum(num_seeds: int = 100, length: int = 100_000, repeats: int = 7) -> dict[str, Any]:
-    """Seconds for `num_seeds` masks of `length` 32-bit words, and ratios to two peers in the same run.
+class Candidate(NamedTuple):
+    """A call that makes or adds so many masks; what is slow is given fewer."""
 
-    Peers: numpy adding as many ready uint32 vectors (no generator at all); OpenSSL's ChaCha20 through
-    `cryptography` with numpy's addition; and generators that are not cryptographic, numpy's PCG64 and, where
-    it is installed, torch's Mersenne Twister, each with its library's addition.
+    call: Callable[[], object]
+    num_masks: int
+
+
+def masked_sum(
+    num_seeds: int = 100, lengths: Sequence[int] = (1_000_000, 1_000), repeats: int = 9
+) -> dict[str, Any]:
+    """Gigabytes of mask a second and ratios to peers, for `num_seeds` seeds and vectors of 32-bit words.
+
+    All take turns; speeds are medians, and ratios are medians of the ratios within a turn. One thread, but
+    for the rows that say otherwise; key schedules and calls from Python are part of every figure. Short
+    vectors take twenty times as many turns.
     """
-    rng = np.random.default_rng(0)
-    seeds = rng.integers(0, 256, (num_seeds, 32), dtype=np.uint8)
-    signs = rng.choice(np.array([-1, 1], np.int8), num_seeds)
-    ready = rng.integers(0, 2**32, (num_seeds, length), dtype=np.uint32)
-    zeros = bytes(4 * length)
-    out = np.zeros(length, np.uint32)
-
-    def with_numpy() -> None:
-        for row in ready:
-            np.add(out, row, out=out)
-
-    def with_openssl() -> None:
-        for seed in seeds:
-            cipher = Cipher(algorithms.ChaCha20(seed.tobytes(), bytes(16)), mode=None)
-            np.add(out, np.frombuffer(cipher.encryptor().update(zeros), np.uint32), out=out)
-
-    def with_pcg64() -> None:
-        for _ in range(num_seeds):
-            np.add(out, rng.integers(0, 2**32, length, dtype=np.uint32), out=out)
-
-    peers = {
-        "numpy, ready vectors": with_numpy,
-        "OpenSSL ChaCha20 and numpy": with_openssl,
-        "numpy PCG64": with_pcg64,
-        **_torch_peer(num_seeds, length),
-    }
-    seconds = medians({"fedsec": lambda: masks.accumulate(out, seeds, signs), **peers}, repeats)
+    tables = [_table(num_seeds, length, repeats if length > 10_000 else 20 * repeats) for length in lengths]
     return {
-        "what": f"masked sum, {num_seeds} seeds, {length} words of 32 bits, chacha20",
+        "what": f"masked sum, {num_seeds} seeds, words of 32 bits",
         "backend": _kernels.best_backend.name,
-        "seconds": seconds,
-        "gigabytes_a_second": 4e-9 * num_seeds * length / seconds["fedsec"],
-        "speed_over": {name: t / seconds["fedsec"] for name, t in seconds.items() if name != "fedsec"},
+        "rows": [row for table in tables for row in table],
     }
-
-
-def _torch_peer(num_seeds: int, length: int) -> dict[str, Callable[[], None]]:
-    if not find_spec("torch"):
-        return {}
-    import torch
-
-    out = torch.zeros(length, dtype=torch.int32)
-
-    def with_torch() -> None:
-        for _ in range(num_seeds):
-            out.add_(torch.randint(-(2**31), 2**31, (length,), dtype=torch.int32))
-
-    return {"torch Mersenne Twister": with_torch}
 
 
 def describe(result: dict[str, Any]) -> list[str]:
     """The result in lines for people."""
-    lines = [f"{result['what']} ({result['backend']}): {result['gigabytes_a_second']:.2f} GB/s of mask"]
-    return lines + [
-        f"  {ratio:.2f} times the speed of {peer}" for peer, ratio in result["speed_over"].items()
-    ]
+    lines = [f"{result['what']} (best backend here: {result['backend']})"]
+    for row in result["rows"]:
+        ratios = [f"{ratio:.2f} x {peer}" for peer, ratio in row["speed_over"].items()]
+        name = f"  {row['length']:>9} words {row['prg']:9} {row['backend']:11}"
+        threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ' '}"
+        lines.append(f"{name} {threads} {row['gigabytes_a_second']:6.2f} GB/s; {', '.join(ratios)}")
+    return lines
+
+
+def _table(num_seeds: int, length: int, repeats: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(0, 256, (num_seeds, 32), dtype=np.uint8)
+    out = np.zeros(length, np.uint32)
+    ours = dict(_ours(out, seeds))
+    candidates = ours | dict(_peers(out, seeds))
+    taken = turns({name: candidate.call for name, candidate in candidates.items()}, repeats)
+    a_mask = {name: [t / candidates[name].num_masks for t in times] for name, times in taken.items()}
+
+    def ratio(peer: tuple[str, ...], name: tuple[str, ...]) -> float:
+        return statistics.median(p / t for p, t in zip(a_mask[peer], a_mask[name], strict=True))
+
+    rows = []
+    for backend, prg, threads in ours:
+        beside = {
+            CEILING: (CEILING, backend, prg),
+            READY: (READY,),
+            OPENSSL: (OPENSSL, prg),
+            **{label: (label,) for label in (FLOWER, PCG64, TWISTER)},
+        }
+        name = (backend, prg, threads)
+        rows.append(
+            {
+                "backend": backend,
+                "prg": prg,
+                "threads": int(threads),
+                "length": length,
+                "gigabytes_a_second": 4e-9 * length / statistics.median(a_mask[name]),
+                "speed_over": {label: ratio(peer, name) for label, peer in beside.items() if peer in a_mask},
+            }
+        )
+    return rows
+
+
+Named = Iterator[tuple[tuple[str, ...], Candidate]]
+Words = npt.NDArray[np.uint32]
+
+
+def _ours(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
+    """(backend, generator, threads), and the call."""
+    signs = np.where(np.arange(len(seeds)) % 3, 1, -1).astype(np.int8)
+    best = _kernels.best_backend
+    for backend in _kernels.backends():
+        n = _few(seeds) if backend.name == "generic" else len(seeds)
+        for prg in masks.PRGS:
+            call = partial(_kernels.masked_sum, out, seeds[:n], signs[:n], 32, prg, backend=backend)
+            if backend is best:
+                call = partial(masks.accumulate, out, seeds[:n], signs[:n], 32, prg, num_threads=1)
+            yield (backend.name, prg, "1"), Candidate(call, n)
+    if out.nbytes * len(seeds) >= 2 * _kernels.THREAD_BYTES:
+        for prg in masks.PRGS:
+            call = partial(masks.accumulate, out, seeds, signs, 32, prg, num_threads=2)
+            yield (best.name, prg, "2"), Candidate(call, len(seeds))
+
+
+def _peers(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
+    rng, d, n = np.random.default_rng(1), out.size, _few(seeds)
+    total = max(512, len(seeds) * out.nbytes // 512 * 512)
+    for backend in _kernels.backends():
+        for prg, rounds in ROUNDS.items():
+            if _kernels.aes_rounds(512, rounds, backend):
+                call = partial(_kernels.aes_rounds, total, rounds, backend)
+                yield (CEILING, backend.name, prg), Candidate(call, len(seeds))
+
+    ready = rng.integers(0, 2**32, (len(seeds), d), dtype=np.uint32)
+    yield (READY,), Candidate(partial(_add_all, out, lambda row: row, ready), len(seeds))
+    keys = [seed.tobytes() for seed in seeds[:n]]
+    for prg in masks.PRGS:
+        yield (OPENSSL, prg), Candidate(partial(_add_all, out, partial(_openssl, prg, bytes(4 * d)), keys), n)
+
+    def pcg64(_: bytes) -> Words:
+        return rng.integers(0, 2**32, d, dtype=np.uint32)
+
+    yield (PCG64,), Candidate(partial(_add_all, out, pcg64, keys), n)
+    if find_spec("flwr"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+
+        def flower(key: bytes) -> npt.NDArray[np.int64]:
+            (vector,) = pseudo_rand_gen(key, 2**32, [(d,)])
+            return np.asarray(vector)
+
+        yield (FLOWER,), Candidate(partial(_add_all, np.zeros(d, np.int64), flower, keys), n)
+    if find_spec("torch"):
+        import torch
+
+        total_of = torch.zeros(d, dtype=torch.int32)
+
+        def add_with_torch() -> None:
+            for _ in keys:
+                total_of.add_(torch.randint(-(2**31), 2**31, (d,), dtype=torch.int32))
+
+        yield (TWISTER,), Candidate(add_with_torch, n)
+
+
+def _few(seeds: npt.NDArray[np.uint8]) -> int:
+    """How many masks are enough for what is slow."""
+    return max(1, len(seeds) // 10)
+
+
+def _add_all(out: npt.NDArray[Any], mask: Callable[[Any], npt.NDArray[Any]], keys: Iterable[Any]) -> None:
+    for key in keys:
+        np.add(out, mask(key), out=out)
+
+
+def _openssl(prg: str, zeros: bytes, seed: bytes) -> Words:
+    if prg == "chacha20":
+        cipher: Cipher[Any] = Cipher(algorithms.ChaCha20(seed, bytes(16)), mode=None)
+    else:
+        key = seed[:16] if prg == "aes128ctr" else seed
+        cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16)))
+    return np.frombuffer(cipher.encryptor().update(zeros), np.uint32)

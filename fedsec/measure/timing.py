@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 
-def medians(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
-    """Median seconds a call of each candidate; they take turns, after one warm-up each."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+def turns(candidates: Mapping[Key, Callable[[], object]], repeats: int = 7) -> dict[Key, list[float]]:
+    """Seconds of each call of each candidate; they take turns, after one warm-up each."""
+    seconds: dict[Key, list[float]] = {name: [] for name in candidates}
     for call in candidates.values():
         call()
     for _ in range(repeats):
@@ -17,4 +20,9 @@ def medians(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) ->
             started = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return seconds
+
+
+def medians(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+    """Median seconds a call of each candidate, in turns."""
+    return {name: statistics.median(taken) for name, taken in turns(candidates, repeats).items()}

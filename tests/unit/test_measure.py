@@ -8,7 +8,7 @@ from fedsec.measure import accounting, masks, noise, secagg, timing
 @pytest.mark.parametrize(
     ("measure", "describe"),
     [
-        (lambda: masks.masked_sum(3, 100, repeats=1), masks.describe),
+        (lambda: masks.masked_sum(3, [100], repeats=1), masks.describe),
         (lambda: noise.samplers(100, repeats=1), noise.describe),
         (lambda: secagg.aggregation(4, 100, repeats=1), secagg.describe),
         (lambda: accounting.accountant(repeats=1, cases=accounting.CASES[:1]), accounting.describe),
