@@ -4,34 +4,36 @@
  * a shape that compilers turn into whatever vectors the target has. */
 #include "generic.h"
 
-#define BATCH 4
+#define BATCH 8
 
 typedef uint32_t row[BATCH];
 
-static void add_row(row a, const row b)
-{
-    for (int i = 0; i < BATCH; i++)
-        a[i] += b[i];
-}
+#define ROTATE(x, bits) ((x) << (bits) | (x) >> (32 - (bits)))
+#define QUARTER_ROUND(a, b, c, d)                                                \
+    (a += b, d = ROTATE(d ^ a, 16), c += d, b = ROTATE(b ^ c, 12), a += b,       \
+     d = ROTATE(d ^ a, 8), c += d, b = ROTATE(b ^ c, 7))
 
-static void xor_rotate_row(row a, const row b, int bits)
+/* Words are local to a lane, so that one vector register holds one of them through the eight quarter rounds. */
+static void double_round(row x[16])
 {
     for (int i = 0; i < BATCH; i++) {
-        uint32_t x = a[i] ^ b[i];
-        a[i] = x << bits | x >> (32 - bits);
+        uint32_t x0 = x[0][i], x1 = x[1][i], x2 = x[2][i], x3 = x[3][i];
+        uint32_t x4 = x[4][i], x5 = x[5][i], x6 = x[6][i], x7 = x[7][i];
+        uint32_t x8 = x[8][i], x9 = x[9][i], x10 = x[10][i], x11 = x[11][i];
+        uint32_t x12 = x[12][i], x13 = x[13][i], x14 = x[14][i], x15 = x[15][i];
+        QUARTER_ROUND(x0, x4, x8, x12);
+        QUARTER_ROUND(x1, x5, x9, x13);
+        QUARTER_ROUND(x2, x6, x10, x14);
+        QUARTER_ROUND(x3, x7, x11, x15);
+        QUARTER_ROUND(x0, x5, x10, x15);
+        QUARTER_ROUND(x1, x6, x11, x12);
+        QUARTER_ROUND(x2, x7, x8, x13);
+        QUARTER_ROUND(x3, x4, x9, x14);
+        x[0][i] = x0, x[1][i] = x1, x[2][i] = x2, x[3][i] = x3;
+        x[4][i] = x4, x[5][i] = x5, x[6][i] = x6, x[7][i] = x7;
+        x[8][i] = x8, x[9][i] = x9, x[10][i] = x10, x[11][i] = x11;
+        x[12][i] = x12, x[13][i] = x13, x[14][i] = x14, x[15][i] = x15;
     }
-}
-
-static inline void quarter_round(row a, row b, row c, row d)
-{
-    add_row(a, b);
-    xor_rotate_row(d, a, 16);
-    add_row(c, d);
-    xor_rotate_row(b, c, 12);
-    add_row(a, b);
-    xor_rotate_row(d, a, 8);
-    add_row(c, d);
-    xor_rotate_row(b, c, 7);
 }
 
 static void chacha20_batch(uint8_t *out, size_t n_blocks, const uint32_t state[16], row x[16])
@@ -39,16 +41,8 @@ static void chacha20_batch(uint8_t *out, size_t n_blocks, const uint32_t state[1
     for (int w = 0; w < 16; w++)
         for (int i = 0; i < BATCH; i++)
             x[w][i] = state[w] + (w == 12 ? (uint32_t)i : 0);
-    for (int round = 0; round < 10; round++) {
-        quarter_round(x[0], x[4], x[8], x[12]);
-        quarter_round(x[1], x[5], x[9], x[13]);
-        quarter_round(x[2], x[6], x[10], x[14]);
-        quarter_round(x[3], x[7], x[11], x[15]);
-        quarter_round(x[0], x[5], x[10], x[15]);
-        quarter_round(x[1], x[6], x[11], x[12]);
-        quarter_round(x[2], x[7], x[8], x[13]);
-        quarter_round(x[3], x[4], x[9], x[14]);
-    }
+    for (int round = 0; round < 10; round++)
+        double_round(x);
     for (size_t i = 0; i < n_blocks; i++)
         for (int w = 0; w < 16; w++)
             fs_store32_le(out + 64 * i + 4 * w, x[w][i] + state[w] + (w == 12 ? (uint32_t)i : 0));
