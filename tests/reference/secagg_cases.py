@@ -520,6 +520,9 @@ def server_forgeries(session, stranger):
     f.to_server("agree", "4.3", "an upload too late", s.uploads(lost)[0], sender=lost)
 
     unmask_forgeries(f, own, adder("unmask"))
+    add = adder("done")
+    add("4.3", "its shares once more", own["unmask"][0])
+    add("4.3", "its upload once more", own["upload"][0])
     return f.cases
 
 
@@ -687,6 +690,9 @@ def sparse_roster_forgeries(f, path):
 
     envelope(add, due)
     add("6.1", "another root", roster(root=bytes(32)))
+    outsider = next(i for i in s.ids if i not in s.members)
+    elsewhere = replayed(s, silent={outsider: "advertise"})
+    add("6.1", "another root, for which all members signed", elsewhere.to_client["share"][me])
     add("6.1", "a member's path changed", flipped(due, at(other, 170)))
     add("6.1", "a nonce changed", flipped(due, at(other, 160 + path)))
     add("6.1", "a reveal's signature changed", flipped(due, at(other, member_size - 1)))
@@ -704,6 +710,11 @@ def sparse_roster_forgeries(f, path):
     add("5.5", "a client that is no neighbour", roster(of_peers=to_stranger))
     few = sorted([row for row in peers if row[0] == me] + without[: s.t - 1])
     add("6.1", "fewer than t neighbours", roster(of_peers=few), ABORTED)
+
+
+def replayed(session, *, silent):
+    """The same clients with the same randomness, others of whom are lost."""
+    return Session(session.c, name=session.name, silent=silent).run()
 
 
 def swapped_reveals(members, size):
@@ -857,12 +868,12 @@ def documents():
         [1, 2, 3, 4, 500, 501],
         19,
         10,
-        (1, 1, 5, 3, 4),
+        (0, 1, 5, 2, 4),
         silent={501: "share", 500: "upload"},
         chunk=8,
     )
     small = play("t above T - 1", [1, 2, 3, 4, 5, 6], 2, 8, (1, 1, 5, 4, 4), silent={4: "share"})
-    stranger = play("attacked elsewhere", attacked.ids, 19, 10, (1, 1, 5, 3, 4)).advertisements
+    stranger = play("attacked elsewhere", attacked.ids, 19, 10, (0, 1, 5, 2, 4)).advertisements
     forgeries = client_forgeries(attacked, stranger[2]) + server_forgeries(attacked, stranger[1])
     forgeries += below_t_forgery(small) + sparse_forgeries(sparse[0])
     forgeries += semi_honest_forgeries(complete[-1])
