@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from fedsec import _kernels
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
@@ -38,13 +38,17 @@ def wipe(secret: object) -> None:
             wipe(getattr(secret, field.name))
 
 
-@contextmanager
-def wiping(secret: Secret) -> Iterator[Secret]:
+class wiping(Generic[Secret]):  # noqa: N801 (a context manager like contextlib.closing)
     """Wipes when the block is left, whichever way: what one step makes and needs no longer."""
-    try:
-        yield secret
-    finally:
-        wipe(secret)
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
+
+    def __enter__(self) -> Secret:
+        return self._secret
+
+    def __exit__(self, *_: object) -> None:
+        wipe(self._secret)
 
 
 @contextmanager

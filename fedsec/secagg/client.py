@@ -323,7 +323,7 @@ class Client(Unpicklable):
             return None
         with wiping_on_error(answer.state):
             self._claim()
-            message = self._frame(answer.kind, answer.body)
+            message = self._frame(answer.kind, answer.body, answer.tail)
         self._enter(answer.state)
         self._phase = after(self._me.config, self._phase)
         if self._phase is Phase.REVEAL and self.client_id not in graph.committee(self._me.config):
@@ -347,10 +347,10 @@ class Client(Unpicklable):
         delivered = cast(steps.Delivered, self._state)
         with masking.collected(self._me.config, steps.mask_terms(self._me, delivered)) as terms:
             terms.add(residues)
-        packed = masks.pack(residues, self._me.config.modulus_bits)
+        packed = masking.packed(residues, self._me.config.modulus_bits)
         self._vector = None
-        answer = Answer(Kind.UPLOAD, messages.encode_upload(0, packed), steps.uploaded(delivered))
-        return cast(bytes, self._leave(answer))
+        head = messages.encode_upload(0, b"")
+        return cast(bytes, self._leave(Answer(Kind.UPLOAD, head, steps.uploaded(delivered), packed)))
 
     def _stream(self, vector: npt.NDArray[Any]) -> Iterator[bytes]:
         with self._own_turn():
@@ -375,7 +375,8 @@ class Client(Unpicklable):
                 raise ProtocolError("the session was aborted during its upload")
             residues = ring.to_residues(vector[first:end], bits)
             terms.add(residues, first)
-            message = self._frame(Kind.UPLOAD, messages.encode_upload(first, masks.pack(residues, bits)))
+            packed = masking.packed(residues, bits)
+            message = self._frame(Kind.UPLOAD, messages.encode_upload(first, b""), packed)
             if end >= len(vector):
                 self._phase = after(self._me.config, self._phase)
             return message
@@ -389,8 +390,8 @@ class Client(Unpicklable):
             self._vector.fill(0)
         self._vector = None
 
-    def _frame(self, kind: Kind, body: bytes) -> bytes:
-        return messages.frame(kind, self._digest(), self.client_id, body)
+    def _frame(self, kind: Kind, *body: bytes | memoryview) -> bytes:
+        return messages.frame(kind, self._digest(), self.client_id, *body)
 
 
 def _accept(config: Config, policy: Policy | None) -> Policy | None:

@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,13 @@ class Masks(Unpicklable):
     def subtract(self, vector: npt.NDArray[Any]) -> None:
         """Takes the masks off again, in place."""
         masks.accumulate(vector, self.seeds, -self.signs, self.config.modulus_bits, self.config.prg)
+
+
+def packed(residues: npt.NDArray[Any], modulus_bits: int) -> bytes | memoryview:
+    """Residues as on the wire [SPEC 7.4]; where b bits fill the lane, they are that already."""
+    if modulus_bits == 8 * residues.itemsize and sys.byteorder == "little":
+        return residues.view(np.uint8).data
+    return masks.pack(residues, modulus_bits)
 
 
 @contextmanager

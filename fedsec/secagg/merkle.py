@@ -45,9 +45,10 @@ class Tree:
 def leads_to(root: bytes, position: int, advertisement: bytes, path: bytes) -> bool:
     """Whether a path proves that this advertisement stands at this position under the root."""
     reached = leaf(position, advertisement)
-    for i, start in enumerate(range(0, len(path), HASH_BYTES)):
+    for start in range(0, len(path), HASH_BYTES):
         sibling = path[start : start + HASH_BYTES]
-        reached = _node(sibling, reached) if position >> i & 1 else _node(reached, sibling)
+        reached = _node(sibling, reached) if position & 1 else _node(reached, sibling)
+        position >>= 1
     return reached == root
 
 

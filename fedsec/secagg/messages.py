@@ -23,16 +23,17 @@ import numpy as np
 from fedsec.errors import InvalidTypeError, ProtocolError
 from fedsec.secagg import merkle
 from fedsec.secagg.config import VERSION, Config
-from fedsec.secagg.keys import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES
+from fedsec.secagg.keys import SIGNATURE_BYTES, TAG_BYTES
 
 _HEADER = struct.Struct("<BBI32s")
 _COUNT = struct.Struct("<H")
 _ID = struct.Struct("<I")
 _FIRST = struct.Struct("<Q")
+_ADVERTISEMENT = struct.Struct("32s32s32s64s")
 HASH_BYTES = 32
 SHARE_BYTES = 32
 SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
-ADVERTISEMENT_BYTES = 2 * KEY_BYTES + HASH_BYTES + SIGNATURE_BYTES
+ADVERTISEMENT_BYTES = _ADVERTISEMENT.size
 
 
 class Kind(enum.IntEnum):
@@ -144,9 +145,9 @@ class _Reader:
             raise ProtocolError(f"{self._what} must take {self._at} bytes, got {len(self._body)}")
 
 
-def frame(kind: Kind, digest: bytes, client_id: int, body: bytes) -> bytes:
-    """A whole message."""
-    return _HEADER.pack(VERSION, kind, client_id, digest) + body
+def frame(kind: Kind, digest: bytes, client_id: int, *body: bytes | memoryview) -> bytes:
+    """A whole message, of a body in one piece or several."""
+    return b"".join((_HEADER.pack(VERSION, kind, client_id, digest), *body))
 
 
 def require_bytes(message: object) -> bytes:
@@ -174,11 +175,9 @@ def unframe(message: bytes, kind: Kind, digest: bytes, client_id: int) -> bytes:
 
 def decode_advertise(body: bytes) -> Advertisement:
     """Back from `Advertisement.to_bytes`."""
-    reader = _Reader("an advertisement", body)
-    parts = (reader.take(n) for n in (KEY_BYTES, KEY_BYTES, HASH_BYTES, SIGNATURE_BYTES))
-    advertisement = Advertisement(*parts)
-    reader.end()
-    return advertisement
+    if len(body) != _ADVERTISEMENT.size:
+        raise ProtocolError(f"an advertisement must take {_ADVERTISEMENT.size} bytes, got {len(body)}")
+    return Advertisement(*_ADVERTISEMENT.unpack(body))
 
 
 def encode_committee(root: bytes, members: Mapping[int, Proven]) -> bytes:

@@ -24,7 +24,8 @@ def to_residues(vector: npt.NDArray[Any], modulus_bits: int) -> npt.NDArray[Any]
     dtype = masks.lane_dtype(modulus_bits)
     require_fits(vector, modulus_bits)
     residues: npt.NDArray[Any] = vector.astype(dtype)
-    residues &= dtype.type(2**modulus_bits - 1)
+    if modulus_bits < 8 * dtype.itemsize:
+        residues &= dtype.type(2**modulus_bits - 1)
     return residues
 
 
@@ -32,6 +33,8 @@ def require_fits(vector: npt.NDArray[Any], modulus_bits: int) -> None:
     """Raises what `to_residues` raises, and makes nothing."""
     require_integers(vector)
     low, high = _allowed(vector.dtype, modulus_bits)
+    if low <= np.iinfo(vector.dtype).min and np.iinfo(vector.dtype).max <= high:
+        return
     for extreme in (vector.min(initial=0), vector.max(initial=0)):
         if not low <= int(extreme) <= high:
             raise InvalidArgumentError(f"vector must hold values in [{low}, {high}], got {extreme}")

@@ -121,11 +121,15 @@ class Uploaded(Linked):
 
 
 class Answer(NamedTuple):
-    """What a step makes: the body of the answer, if there is one, and the next state."""
+    """What a step makes: the body of the answer, if there is one, and the next state.
+
+    `tail` is the rest of a large body, which is thus copied once.
+    """
 
     kind: Kind | None
     body: bytes
     state: State
+    tail: bytes | memoryview = b""
 
 
 def advertise(me: Me) -> Answer:
@@ -353,9 +357,8 @@ def _require_quorum(me: Me, state: Uploaded, body: bytes) -> None:
 
 
 def _require_members(what: str, given: Collection[int], allowed: Collection[int]) -> None:
-    for client in given:
-        if client not in allowed:
-            raise ProtocolError(f"the {what} names client {client}, which does not belong there")
+    if foreign := set(given).difference(allowed):
+        raise ProtocolError(f"the {what} names client {min(foreign)}, which does not belong there")
 
 
 def _require_threshold(config: Config, did: str, count: int) -> None:

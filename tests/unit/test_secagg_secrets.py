@@ -30,7 +30,7 @@ PUBLIC = {
     "Roster": {"root", "committee", "peers"},
     "SealedPair": {"commitments", "sealed"},
     "Unmasking": {"of"},
-    "Answer": {"kind", "body", "state"},  # a state's own repr shows nothing
+    "Answer": {"kind", "body", "state", "tail"},  # a state's own repr shows nothing
     "Outcome": {"survivors", "dropped", "seconds", "bytes_per_client", "attempts"},
     "Party": {"client_id", "public_key"},
     "Term": {"sign"},
