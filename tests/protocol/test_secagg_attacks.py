@@ -1,0 +1,580 @@
+"""Attacks of a server and of up to C clients, each with the one check that stops it taken out as a control.
+
+An attack is played twice by the same code. Against real clients it must fail: no honest client has let out
+both kinds of share about anybody, the victim's vector does not follow from all that the attacker holds, and
+at most one sum of honest vectors does. Against clients without the check it must succeed, in at least 99 %
+of the coordinates; so it is that check that counts, and the attack is one.
+"""
+
+import __future__
+
+import inspect
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from protocol.secagg_attacker import Attacker
+from protocol.secagg_loop import (
+    HEADER,
+    Loop,
+    client_of,
+    complete,
+    config_of,
+    identity_of,
+    policy_of,
+    shares_let_out,
+)
+
+from fedsec.errors import InvalidArgumentError, ProtocolError
+from fedsec.secagg import Client, Config, Parameters, Phase, Policy, SessionStore, keys, messages, steps
+from fedsec.secagg import client as clients
+from fedsec.secagg import config as configs
+from fedsec.secagg.keys import KeyPair, Party
+from fedsec.secagg.messages import Kind, Proven, Roster, SealedPair, ShareOf, frame
+
+LENGTH = 200
+VICTIM = 10
+
+
+# --- what stops it, and what it got ---
+
+
+def take_out(monkeypatch, module, name, check, instead):
+    """Replaces a function of the package by itself with one piece of its text changed."""
+    original, space = getattr(module, name), {}
+    source = textwrap.dedent(inspect.getsource(original))
+    assert source.count(check) == 1, (name, check)
+    flags = __future__.annotations.compiler_flag
+    exec(compile(source.replace(check, instead), name, "exec", flags), vars(module), space)  # noqa: S102
+    monkeypatch.setattr(module, name, space[name])
+    for phase, step in clients._STEPS.items():
+        if step is original:
+            monkeypatch.setitem(clients._STEPS, phase, space[name])
+
+
+def unchecked(**numbers):
+    """Parameters that the package refuses."""
+    with pytest.raises(InvalidArgumentError):
+        Parameters(**numbers)
+    weak = object.__new__(Parameters)
+    for name, value in (numbers | {"privacy_bits": 40, "correctness_bits": 20}).items():
+        object.__setattr__(weak, name, value)
+    return weak
+
+
+def assert_failed(loop, corrupt, victim=VICTIM, own_secrets=(), kind=Attacker):
+    """Nothing was learned but one sum at most, and not one client gave two kinds of share."""
+    for (owner, holder), kinds in shares_let_out(loop).items():
+        assert len(kinds) == 1, (owner, holder)
+    attacker = kind(loop, corrupt, own_secrets)
+    assert attacker.solve([victim]) is None
+    assert attacker.sums_learned() <= 1
+
+
+def assert_recovered(loop, corrupt, victim=VICTIM, own_secrets=(), kind=Attacker):
+    found = kind(loop, corrupt, own_secrets).solve([victim])
+    assert found is not None
+    assert np.mean(np.array(found) == loop.expected_sum([victim])) >= 0.99
+
+
+# --- what a lying server does ---
+
+
+def agree_text(loop, survivors):
+    root, h1 = loop.server._graph.root, loop.server._h1()
+    return keys.agree_text(h1, root, messages.encode_set(loop.config, survivors))
+
+
+def ask_for_shares(loop, told, corrupt):
+    """Tells each client a set of survivors, gathers what was signed, and asks with all of it that is valid.
+
+    Corrupt clients sign anything.
+    """
+    signed = {
+        client: {c: identity_of(c).sign(agree_text(loop, told[client])) for c in corrupt} for client in told
+    }
+    for client, survivors in told.items():
+        answer = loop.tell(client, Kind.SURVIVORS, messages.encode_set(loop.config, survivors))
+        signature, key = (answer or b"")[HEADER:], loop.config.participants[client]
+        if client in survivors and keys.is_signed(key, agree_text(loop, survivors), signature):
+            for other in told:
+                if set(told[other]) == set(survivors):
+                    signed[other][client] = signature
+    for client in told:
+        loop.tell(client, Kind.QUORUM, messages.encode_quorum(loop.config, signed[client]))
+
+
+def all_but(loop, *clients):
+    return tuple(i for i in loop.ids if i not in clients)
+
+
+def take_uploads(loop):
+    """Every client's answer to what is in its inbox, whatever the server object thinks of it."""
+    for client in list(loop.inbox):
+        loop.answer(client)
+
+
+# --- two sets ---
+
+
+def two_sets(loop):
+    """To 20 and 30 the victim has survived, to 40 and 50 it has not; 60 signs whatever is wanted."""
+    loop.until("agree")
+    without = all_but(loop, VICTIM)
+    told = {VICTIM: loop.ids, 20: loop.ids, 30: loop.ids, 40: without, 50: without}
+    ask_for_shares(loop, told, corrupt=[60])
+
+
+def test_two_sets_of_survivors_for_two_groups():
+    """[SPEC 8.2, 9.1]: two sets cannot both gather T signatures."""
+    loop = Loop(6, LENGTH)
+    two_sets(loop)
+    assert_failed(loop, [60])
+
+
+@pytest.mark.parametrize(
+    ("check", "instead"),
+    [
+        ("len(signatures) < config.parameters.min_survivors", "False"),
+        ("    _require_members(", "    return\n    _require_members("),
+    ],
+    ids=["T signatures", "any check of the quorum"],
+)
+def test_control_without_a_quorum_two_sets_open_the_victim(monkeypatch, check, instead):
+    take_out(monkeypatch, steps, "_require_quorum", check, instead)
+    loop = Loop(6, LENGTH)
+    two_sets(loop)
+    assert_recovered(loop, [60])
+
+
+def forged_quorum(loop):
+    """As before, and each quorum is filled up with signatures that nobody made."""
+    loop.until("agree")
+    without = all_but(loop, VICTIM)
+    told = {VICTIM: loop.ids, 20: loop.ids, 30: loop.ids, 40: without, 50: without}
+    for client, survivors in told.items():
+        loop.tell(client, Kind.SURVIVORS, messages.encode_set(loop.config, survivors))
+    for client, survivors in told.items():
+        forged = dict.fromkeys(survivors, bytes(64))
+        loop.tell(client, Kind.QUORUM, messages.encode_quorum(loop.config, forged))
+
+
+def test_a_quorum_of_signatures_that_nobody_made():
+    """[SPEC 9.1]: a client verifies all of them."""
+    loop = Loop(6, LENGTH)
+    forged_quorum(loop)
+    assert_failed(loop, [60])
+
+
+def test_control_without_verification_a_forged_quorum_opens_the_victim(monkeypatch):
+    check = "not keys.is_signed(config.participants[client], text, signature)"
+    take_out(monkeypatch, steps, "_require_quorum", check, "False")
+    loop = Loop(6, LENGTH)
+    forged_quorum(loop)
+    assert_recovered(loop, [60])
+
+
+# --- twice ---
+
+
+class Tireless(Client):
+    """The control: agrees and unmasks as often as it is asked."""
+
+    def _claim(self):
+        pass
+
+    def receive(self, message):
+        if self._phase is Phase.AGREE:
+            self._before = steps.uploaded(self._state)
+        answer = super().receive(message)
+        if self._phase is Phase.DONE:
+            self._phase, self._state = Phase.AGREE, self._before
+        return answer
+
+
+def ask_twice(loop):
+    """Everybody for the victim's self mask, and then for its mask key."""
+    loop.until("agree")
+    for survivors in (loop.ids, all_but(loop, VICTIM)):
+        ask_for_shares(loop, dict.fromkeys(set(survivors) - {40}, survivors), corrupt=[40])
+
+
+def test_a_second_set_of_survivors_and_a_second_request_for_shares():
+    """[SPEC 4.2, 8.1, 9.1]: each message that is due is answered once."""
+    loop = Loop(4, LENGTH)
+    ask_twice(loop)
+    assert_failed(loop, [40])
+    assert Attacker(loop, [40]).solve([10, 20, 30]) == loop.expected_sum([10, 20, 30])
+
+
+def test_control_clients_that_answer_twice_open_the_victim():
+    loop = Loop(4, LENGTH, kind=Tireless)
+    ask_twice(loop)
+    assert_recovered(loop, [40])
+
+
+def ask_copies(loop):
+    """Each client was saved before it agreed; the copies are told another set than the clients."""
+    loop.until("agree")
+    honest = (10, 20, 30)
+    copies = {client: loop.copy_of(client) for client in honest}
+    ask_for_shares(loop, dict.fromkeys(honest, loop.ids), corrupt=[40])
+    loop.clients |= copies
+    ask_for_shares(loop, dict.fromkeys((20, 30), all_but(loop, VICTIM)), corrupt=[40])
+
+
+def test_copies_of_saved_clients_do_not_answer_again():
+    """[SPEC 10, 3.5]: of all copies only one answers each phase."""
+    loop = Loop(4, LENGTH)
+    ask_copies(loop)
+    assert_failed(loop, [40])
+    assert {loop.clients[i].phase for i in (20, 30)} == {Phase.ABORTED}
+
+
+def test_control_with_a_store_that_grants_all_copies_open_the_victim(monkeypatch):
+    monkeypatch.setattr(SessionStore, "claim", lambda *_, **__: None)
+    loop = Loop(4, LENGTH)
+    ask_copies(loop)
+    assert_recovered(loop, [40])
+
+
+def two_sessions(first, second):
+    """The same vectors in two sessions of one round, once without the victim; how the sums differ."""
+    first.finish()
+    second.store = first.store
+    second.clients = {i: client_of(second.config, i, first.store) for i in second.ids}
+    second.silent = {VICTIM: "upload"}
+    second.until("upload")
+    try:
+        second.finish()
+    except ProtocolError:
+        return None
+    return (first.server.result() - second.server.result()).tolist()
+
+
+def test_one_upload_in_a_round():
+    """[SPEC 3.5]: sums over sets that differ in one client would give it away [SPEC 1.3]."""
+    assert two_sessions(Loop(4, LENGTH), Loop(4, LENGTH, session=b"again")) is None
+
+
+def test_control_with_two_uploads_in_a_round_the_sums_differ_by_the_victim(monkeypatch):
+    claim = SessionStore.claim
+    monkeypatch.setattr(SessionStore, "claim", lambda *given, **_: claim(*given))
+    first = Loop(4, LENGTH)
+    assert two_sessions(first, Loop(4, LENGTH, session=b"again")) == first.expected_sum([VICTIM])
+
+
+# --- edges taken away ---
+
+
+def isolate(loop, peers, lost, corrupt):
+    """The victim is shown the shares of some peers only, and the honest ones among these do not survive."""
+    loop.until("upload")
+    delivery = messages.decode_delivery(loop.inbox[VICTIM][HEADER:])
+    told = messages.encode_delivery({peer: delivery[peer] for peer in peers if peer in delivery})
+    loop.tell(VICTIM, Kind.DELIVERY, told)
+    del loop.inbox[VICTIM]
+    take_uploads(loop)
+    survivors = all_but(loop, *lost)
+    ask_for_shares(loop, dict.fromkeys(set(survivors) - set(corrupt), survivors), corrupt)
+
+
+EIGHT = {"num_clients": 8, "max_corrupt": 2, "max_dropped": 2, "num_neighbors": 7, "min_survivors": 6}
+
+
+@pytest.mark.parametrize("peers", [(20, 30, 70, 80), (20, 70, 80), (20, 30, 40, 80), (20, 30, 40, 70, 80)])
+@pytest.mark.parametrize("lost", [(20,), (20, 30)])
+def test_edges_taken_away_in_the_share_phase(peers, lost):
+    """[SPEC 3.1, 7.1, 8.1]: with so many peers, some honest one's mask stays on."""
+    loop = Loop(parameters=Parameters(**EIGHT, threshold=4), d=LENGTH)
+    isolate(loop, peers, lost, corrupt=[70, 80])
+    assert_failed(loop, [70, 80])
+
+
+def test_control_with_a_threshold_below_the_bound_the_victim_is_isolated():
+    """Three shares open a secret, more than there are corrupt clients; and yet."""
+    loop = Loop(parameters=unchecked(**EIGHT, threshold=3), d=LENGTH)
+    isolate(loop, peers=(20, 70, 80), lost=[20], corrupt=[70, 80])
+    assert_recovered(loop, [70, 80])
+
+
+def test_control_with_as_many_corrupt_clients_as_shares_open_a_secret():
+    loop = Loop(parameters=unchecked(**EIGHT, threshold=2), d=LENGTH)
+    loop.until("upload")
+    take_uploads(loop)
+    assert_recovered(loop, [70, 80])
+
+
+SIX = {"num_clients": 6, "max_corrupt": 1, "max_dropped": 1, "num_neighbors": 5, "threshold": 3}
+
+
+@pytest.mark.parametrize("lost", [(20,), (20, 30)])
+def test_a_set_shrunk_below_the_least_survivors(lost):
+    """[SPEC 8.1, 9.1]: at least T members, and T signatures."""
+    loop = Loop(parameters=Parameters(**SIX, min_survivors=5), d=LENGTH)
+    isolate(loop, peers=(20, 30, 60), lost=lost, corrupt=[60])
+    assert_failed(loop, [60])
+
+
+def test_control_with_fewer_survivors_the_victim_is_isolated():
+    """T = 3 of 6 would also let two sets gather T signatures [SPEC 8.2]."""
+    loop = Loop(parameters=unchecked(**SIX, min_survivors=3), d=LENGTH)
+    isolate(loop, peers=(20, 30, 60), lost=[20, 30], corrupt=[60])
+    assert_recovered(loop, [60])
+
+
+FOUR_OF_SIX = {**SIX, "max_dropped": 2, "min_survivors": 4}
+
+
+def test_a_client_signs_no_survivors_that_it_did_not_accept():
+    """[SPEC 8.1]: its neighbours in the set are all accepted peers.
+
+    Otherwise the victim itself would be the T-th to sign.
+    """
+    loop = Loop(parameters=Parameters(**FOUR_OF_SIX), d=LENGTH)
+    isolate(loop, peers=(20, 30, 60), lost=[20, 30], corrupt=[60])
+    assert_failed(loop, [60])
+
+
+def test_control_a_client_that_signs_for_strangers_makes_the_quorum_that_opens_it(monkeypatch):
+    check = "surviving.difference(state.self_mask_shares)"
+    take_out(monkeypatch, steps, "_acceptable_survivors", check, "()")
+    loop = Loop(parameters=Parameters(**FOUR_OF_SIX), d=LENGTH)
+    isolate(loop, peers=(20, 30, 60), lost=[20, 30], corrupt=[60])
+    assert_recovered(loop, [60])
+
+
+@pytest.mark.parametrize("copies", [1, 3, 5])
+def test_one_ciphertext_many_times(copies):
+    """[SPEC 2, 7.1]: t distinct peers, whose masks the attacker cannot all make."""
+    loop = Loop(6, LENGTH).until("upload")
+    delivery = messages.decode_delivery(loop.inbox[VICTIM][HEADER:])
+    row = (60).to_bytes(4, "little") + delivery[60].commitments + delivery[60].sealed
+    loop.tell(VICTIM, Kind.DELIVERY, copies.to_bytes(2, "little") + copies * row)
+    del loop.inbox[VICTIM]
+    take_uploads(loop)
+    ask_for_shares(loop, dict.fromkeys((20, 30, 40, 50), loop.ids), corrupt=[60])
+    assert_failed(loop, [60])
+    assert not messages_of(loop, VICTIM, Kind.UPLOAD)
+
+
+def messages_of(loop, client, kind):
+    return [message for message in loop.sent[client] if message[1] == kind]
+
+
+def test_control_a_client_content_with_one_peer_is_masked_towards_a_corrupt_one_alone(monkeypatch):
+    check = '_require_threshold(me.config, "neighbors shared keys", len(delivery))'
+    take_out(monkeypatch, steps, "deliver", check, "pass")
+    loop = Loop(6, LENGTH)
+    isolate(loop, peers=[60], lost=[], corrupt=[60])
+    assert_recovered(loop, [60])
+
+
+# --- keys of others ---
+
+
+def advertisement_of(signer, h0, client, sealing, masking):
+    """Keys under a client's id, signed by whoever has an identity to sign with; else zeros."""
+    signed = KeyPair(sealing).public + KeyPair(masking).public + bytes(32)
+    signature = identity_of(signer).sign(keys.advertise_text(h0, client, signed)) if signer else bytes(64)
+    return messages.decode_advertise(signed + signature)
+
+
+def pair_dealt_by(dealer, sealing, victim, binding):
+    """A sealed pair of made-up shares, from whoever has the sealing key behind `dealer`."""
+    shares = (b"1" * 32, b"2" * 32)
+    commitments = b"".join(
+        keys.share_commitment(binding, of, dealer.client_id, victim.client_id, share)
+        for of, share in zip(ShareOf, shares, strict=True)
+    )
+    key = keys.sealing_key(KeyPair(sealing).agree(victim), binding, dealer, victim)
+    return SealedPair(commitments, keys.seal(key, binding, b"".join(shares), commitments, dealer, victim))
+
+
+def secrets_of_server(loop):
+    """A sealing and a mask key for each client but the victim."""
+    return {i: (bytes([i, 1]) * 16, bytes([i, 2]) * 16) for i in all_but(loop, VICTIM)}
+
+
+def substitute_keys(loop, signer=None):
+    """The victim's whole neighbourhood is the server's: keys, shares, masks."""
+    loop.until("share")
+    own = loop.server._collected.advertised[VICTIM]
+    secrets, h0 = secrets_of_server(loop), loop.config.h0
+    rows = {i: advertisement_of(signer, h0, i, *pair) for i, pair in secrets.items()} | {VICTIM: own}
+    proven = {i: Proven(advertised, b"") for i, advertised in rows.items()}
+    root = steps.root_of(loop.config, proven)
+    body = messages.encode_roster(loop.config, Roster(root, {}, proven))
+    if loop.tell(VICTIM, Kind.ROSTER, body):
+        binding, victim = keys.binding(h0, root, bytes(32)), Party(VICTIM, own.sealing)
+        dealt = {
+            i: pair_dealt_by(Party(i, rows[i].sealing), sealing, victim, binding)
+            for i, (sealing, _) in secrets.items()
+        }
+        loop.tell(VICTIM, Kind.DELIVERY, messages.encode_delivery(dealt))
+    return [secret for pair in secrets.values() for secret in pair]
+
+
+@pytest.mark.parametrize("signer", [None, 40], ids=["unsigned", "signed by a corrupt client"])
+def test_keys_of_the_server_under_the_clients_ids(signer):
+    """[SPEC 5.1, 6.1]: a client's keys are those that it signed."""
+    loop = Loop(4, LENGTH)
+    assert_failed(loop, [40], own_secrets=substitute_keys(loop, signer))
+    assert not messages_of(loop, VICTIM, Kind.SHARE)
+
+
+def test_control_without_signatures_the_servers_keys_open_the_victim(monkeypatch):
+    take_out(monkeypatch, steps, "require_signed", "if not signed:", "if False:")
+    loop = Loop(4, LENGTH)
+    assert_recovered(loop, [40], own_secrets=substitute_keys(loop))
+
+
+def test_a_configuration_full_of_the_servers_identities():
+    """[SPEC 3.3]: verification keys are those of the client's trust store."""
+    sybil = config_of(complete(4))
+    store = {i: identity_of(i).public_key for i in (10, 21, 31, 41)}
+    with pytest.raises(InvalidArgumentError, match="the key of client 20 is not the one of the trust store"):
+        Config.from_bytes(sybil.to_bytes(), store)
+
+
+def test_control_without_a_trust_store_the_cohort_is_the_servers():
+    sybil = configs.decode_config(config_of(complete(4), LENGTH).to_bytes())
+    loop = Loop(4, LENGTH)
+    assert loop.config == sybil
+    loop.finish()
+    assert_recovered(loop, corrupt=[20, 30, 40])
+
+
+COPYING = {"num_clients": 6, "max_corrupt": 2, "max_dropped": 1, "num_neighbors": 5}
+COPIED, VICTIM_OF_COPY, COPIER, SECOND = 20, 30, 40, 60
+
+
+def copy_key(loop):
+    """40 advertises 20's mask key as its own: for 30, between the two, one mask with either sign.
+
+    30 is shown 20, 40 and 60 alone, and does not sign; the others do.
+    """
+    sealing, honest = b"c" * 32, [i for i in loop.ids if i != COPIER]
+    for i in honest:
+        loop.server.receive(i, loop.answer(i))
+    copied = loop.server._collected.advertised[COPIED].masking
+    signed = KeyPair(sealing).public + copied + bytes(32)
+    signature = identity_of(COPIER).sign(keys.advertise_text(loop.config.h0, COPIER, signed))
+    loop.server.receive(COPIER, frame(Kind.ADVERTISE, loop.config.h0, COPIER, signed + signature))
+    loop.close()
+    for i in honest:
+        loop.server.receive(i, loop.answer(i))
+    loop.close()
+    rows, binding = loop.server._collected.advertised, loop.server._graph.binding
+    for i in honest:
+        victim, dealer = Party(i, rows[i].sealing), Party(COPIER, rows[COPIER].sealing)
+        delivery = messages.decode_delivery(loop.inbox[i][HEADER:])
+        delivery[COPIER] = pair_dealt_by(dealer, sealing, victim, binding)
+        if i == VICTIM_OF_COPY:
+            delivery = {peer: delivery[peer] for peer in (COPIED, COPIER, SECOND)}
+        loop.tell(i, Kind.DELIVERY, messages.encode_delivery(delivery))
+    told = dict.fromkeys((10, 20, 30, 50), loop.ids)
+    ask_for_shares(loop, told, corrupt=[COPIER, SECOND])
+
+
+def copied_loop():
+    return Loop(parameters=Parameters(**COPYING, threshold=3, min_survivors=5), d=LENGTH)
+
+
+def test_a_copied_mask_key_gives_other_masks():
+    """[SPEC 6.2, 7.3]: contexts name both clients, so the copy's masks do not cancel the copied ones'."""
+    loop = copied_loop()
+    copy_key(loop)
+    assert messages_of(loop, VICTIM_OF_COPY, Kind.UPLOAD)
+    assert_failed(loop, [SECOND], victim=VICTIM_OF_COPY)
+
+
+class ByKeys(Attacker):
+    """For masks that follow from the two public keys alone."""
+
+    def _name(self, view, own, other):
+        return (view.h1, *sorted((own.public_key, other.public_key)))
+
+
+def test_control_with_masks_of_keys_alone_the_copy_cancels_the_copied(monkeypatch):
+    check = '_context(b"pair mask", first, second)'
+    take_out(monkeypatch, keys, "pair_seed", check, 'tag(b"pair mask")')
+    loop = copied_loop()
+    copy_key(loop)
+    assert_recovered(loop, [SECOND], victim=VICTIM_OF_COPY, kind=ByKeys)
+
+
+# --- another model or configuration ---
+
+
+def another_model(loop):
+    """The victim trains one model; all others one whose updates are zero, and so is their part of the sum."""
+    victim = client_of(replace(loop.config, model_digest=b"v" * 32), VICTIM, loop.store, randomness=None)
+    loop.clients[VICTIM] = victim
+    loop.vectors = {i: vector * (i == VICTIM) for i, vector in loop.vectors.items()}
+    loop.until("upload")
+    take_uploads(loop)
+    ask_for_shares(loop, dict.fromkeys(all_but(loop, 50), loop.ids), corrupt=[50])
+
+
+def test_another_model_for_one_client():
+    """[SPEC 7.2]: masks of different models have nothing to do with each other; no sum comes out."""
+    loop = Loop(5, LENGTH)
+    another_model(loop)
+    assert_failed(loop, [50])
+    attacker = Attacker(loop, [50])
+    assert attacker.sums_learned() == 0
+    assert len(messages_of(loop, 20, Kind.UNMASK)) == 1
+
+
+def test_control_with_masks_of_any_model_the_sum_is_the_victims_vector(monkeypatch):
+    check = 'hashed(b"session", bound, model_digest)'
+    take_out(monkeypatch, keys, "session_digest", check, 'hashed(b"session", bound)')
+    loop = Loop(5, LENGTH)
+    another_model(loop)
+    honest = all_but(loop, 50)
+    assert Attacker(loop, [50]).solve(honest) == loop.expected_sum([VICTIM])
+
+
+NOBODY_CORRUPT = {"num_clients": 5, "max_corrupt": 0, "max_dropped": 2, "num_neighbors": 4}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        (Parameters(**NOBODY_CORRUPT, threshold=2, min_survivors=3), "max_corrupt of at least 1, got 0"),
+        (Parameters(5, 1, 1, 4, 3, 4, 20), "privacy_bits of at least 40, got 20"),
+        (Parameters(4, 1, 1, 3, 2, 3), "min_survivors of at least 4, got 3"),
+    ],
+    ids=str,
+)
+def test_configurations_below_the_policy(parameters, named):
+    """[SPEC 3.4]"""
+    policy = Policy(max_corrupt=1, min_survivors=3 if parameters.num_clients == 5 else 4)
+    store = SessionStore.in_memory()
+    with pytest.raises(ProtocolError, match=named):
+        Client(config_of(parameters), VICTIM, identity_of(VICTIM), policy=policy, store=store)
+
+
+@pytest.mark.parametrize(("field", "value"), [("threshold", 1), ("threshold", 0), ("min_survivors", 2)])
+def test_configurations_below_the_bounds_do_not_decode(field, value):
+    """[SPEC 3.1]: also where a server sends them."""
+    config = config_of(complete(4))
+    object.__setattr__(config.parameters, field, value)
+    with pytest.raises(InvalidArgumentError, match=field):
+        Config.from_bytes(config.to_bytes(), config.participants)
+
+
+def test_control_without_a_policy_a_server_that_says_nobody_is_corrupt_isolates_the_victim():
+    """The same as below, by a configuration that the package accepts: only the client knows better."""
+    loop = Loop(parameters=Parameters(**NOBODY_CORRUPT, threshold=2, min_survivors=3), d=LENGTH)
+    assert policy_of(loop.config).max_corrupt == 0
+    isolate(loop, peers=(20, 50), lost=[20], corrupt=[50])
+    assert_recovered(loop, [50])
+
+
+def test_with_one_corrupt_client_reckoned_with_it_does_not():
+    loop = Loop(5, LENGTH)
+    isolate(loop, peers=(20, 30, 50), lost=[20], corrupt=[50])
+    assert_failed(loop, [50])
