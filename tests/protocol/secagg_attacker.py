@@ -188,8 +188,9 @@ class Attacker:
         vector = masks.unpack(
             packed[: masks.packed_bytes(length, config.modulus_bits)], length, config.modulus_bits
         )
-        with masking.collected(config, known) as taken:
-            taken.subtract(vector)
+        if known:
+            with masking.collected(config, known) as taken:
+                taken.subtract(vector)
         return vector
 
     def _system(self):

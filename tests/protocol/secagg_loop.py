@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from fedsec.errors import FedsecError
-from fedsec.secagg import Client, Config, Identity, Parameters, Policy, Server, SessionStore
+from fedsec.secagg import Client, Config, Identity, Parameters, Policy, Server, SessionStore, graph
 from fedsec.secagg._machine import PHASES, phases
 from fedsec.secagg.local import default_parameters
 from fedsec.secagg.messages import Kind, frame
@@ -135,6 +135,13 @@ class Loop:
         """The names of the phases that this session has."""
         return tuple(phase.value for phase in phases(self.config))
 
+    @property
+    def graph_seed(self):
+        """What the ring follows from, once all nonces are revealed."""
+        reveals = sorted(self.server._collected.reveals.items())
+        nonces = b"".join(reveal.nonce for _, reveal in reveals)
+        return graph.seed(self.config, self.server._graph.root, nonces)
+
     def is_silent(self, client_id, phase):
         """Whether the client was lost in this phase, or before."""
         last = self.silent.get(client_id)
@@ -185,13 +192,17 @@ class Loop:
         """A frame that the server would send this client, with any body."""
         return frame(kind, self.clients[client_id]._digest(), client_id, body)
 
-    def tell(self, client_id, kind, body):
-        """What the client answers to a forged message; None if it refuses."""
-        self.inbox[client_id] = self.forge(kind, client_id, body)
+    def ask(self, client_id):
+        """What the client makes of its inbox; None if it refuses."""
         try:
             return self.answer(client_id)
         except FedsecError:
             return None
+
+    def tell(self, client_id, kind, body):
+        """What the client answers to a forged message; None if it refuses."""
+        self.inbox[client_id] = self.forge(kind, client_id, body)
+        return self.ask(client_id)
 
     def copy_of(self, client_id):
         """What another process makes of the client's saved session; both share the store."""

@@ -27,7 +27,18 @@ from protocol.secagg_loop import (
 )
 
 from fedsec.errors import InvalidArgumentError, ProtocolError
-from fedsec.secagg import Client, Config, Parameters, Phase, Policy, SessionStore, keys, messages, steps
+from fedsec.secagg import (
+    Client,
+    Config,
+    Parameters,
+    Phase,
+    Policy,
+    SessionStore,
+    graph,
+    keys,
+    messages,
+    steps,
+)
 from fedsec.secagg import client as clients
 from fedsec.secagg import config as configs
 from fedsec.secagg.keys import KeyPair, Party
@@ -268,16 +279,15 @@ def test_control_with_two_uploads_in_a_round_the_sums_differ_by_the_victim(monke
 # --- edges taken away ---
 
 
-def isolate(loop, peers, lost, corrupt):
+def isolate(loop, peers, lost, corrupt, victim=VICTIM):
     """The victim is shown the shares of some peers only, and the honest ones among these do not survive."""
     loop.until("upload")
-    delivery = messages.decode_delivery(loop.inbox[VICTIM][HEADER:])
+    delivery = messages.decode_delivery(loop.inbox[victim][HEADER:])
     told = messages.encode_delivery({peer: delivery[peer] for peer in peers if peer in delivery})
-    loop.tell(VICTIM, Kind.DELIVERY, told)
-    del loop.inbox[VICTIM]
+    loop.tell(victim, Kind.DELIVERY, told)
+    del loop.inbox[victim]
     take_uploads(loop)
-    survivors = all_but(loop, *lost)
-    ask_for_shares(loop, dict.fromkeys(set(survivors) - set(corrupt), survivors), corrupt)
+    ask_for_shares(loop, dict.fromkeys(all_but(loop, *corrupt), all_but(loop, *lost)), corrupt)
 
 
 EIGHT = {"num_clients": 8, "max_corrupt": 2, "max_dropped": 2, "num_neighbors": 7, "min_survivors": 6}
@@ -578,3 +588,89 @@ def test_with_one_corrupt_client_reckoned_with_it_does_not():
     loop = Loop(5, LENGTH)
     isolate(loop, peers=(20, 30, 50), lost=[20], corrupt=[50])
     assert_failed(loop, [50])
+
+
+# --- the ring ---
+
+FOURTEEN = Parameters(14, 1, 1, 6, 4, 10, privacy_bits=1, correctness_bits=1)
+
+
+def isolate_on_the_ring(loop):
+    """Three honest ones of the four accepted peers are lost, and yet asked for their shares.
+
+    They are so far apart that everybody else keeps enough neighbours.
+    """
+    loop.until("upload")
+    ring = graph._ring(loop.graph_seed, len(loop.ids))
+    near = {step: loop.ids[ring[step]] for step in range(-3, 4)}
+    victim, corrupt, lost = near[0], near[2], [near[step] for step in (-3, 1, 3)]
+    isolate(loop, [corrupt, *lost], lost, [corrupt], victim)
+    return {"corrupt": [corrupt], "victim": victim}
+
+
+def test_who_is_no_survivor_opens_nothing():
+    """[SPEC 8.1]: a client signs only if it is a member of the set itself."""
+    loop = Loop(parameters=FOURTEEN, d=LENGTH)
+    assert_failed(loop, **isolate_on_the_ring(loop))
+
+
+def test_control_lost_clients_that_open_shares_open_the_victim(monkeypatch):
+    take_out(monkeypatch, steps, "_acceptable_survivors", "me.client_id not in survivors", "False")
+    loop = Loop(parameters=FOURTEEN, d=LENGTH)
+    assert_recovered(loop, **isolate_on_the_ring(loop))
+
+
+# The numbers count on no honest client having six of the six corrupt ones among its eight neighbours.
+RING = Parameters(28, 6, 1, 8, 6, 27, privacy_bits=1, correctness_bits=1)
+
+
+def grind_the_ring(loop):
+    """A corrupt member of the committee waits for all other nonces, and then picks its own."""
+    last = graph.committee(loop.config)[0]
+    others = [i for i in loop.ids if i != last]
+    corrupt = {last, *others[::5][:5]}
+    loop.until("reveal")
+    for member in loop.inbox:
+        answer = loop.answer(member)
+        if member != last:
+            loop.server.receive(member, answer)
+    nonce, victim = bad_nonce(loop, last, corrupt)
+    text = keys.reveal_text(loop.config.h0, loop.server._graph.root, last, nonce)
+    # The server need not like it.
+    loop.server._collected.reveals[last] = messages.Reveal(nonce, identity_of(last).sign(text))
+    loop.server._arrived[Phase.REVEAL].add(last)
+    loop.close()
+    for client in loop.inbox:
+        if message := loop.ask(client):
+            loop.server.receive(client, message)
+    if loop.server._arrived[Phase.SHARE]:
+        loop.close()
+        take_uploads(loop)
+    return {"corrupt": corrupt, "victim": victim}
+
+
+def bad_nonce(loop, last, corrupt):
+    """A nonce that surrounds some honest client, and that client."""
+    config, reveals = loop.config, loop.server._collected.reveals
+    for number in range(100_000):
+        nonce = number.to_bytes(32, "little")
+        nonces = {i: reveal.nonce for i, reveal in reveals.items()} | {last: nonce}
+        seed = graph.seed(config, loop.server._graph.root, b"".join(nonces[i] for i in sorted(nonces)))
+        for client in set(config.ids) - corrupt:
+            if len(corrupt.intersection(graph.neighbors(config, seed, client))) >= 6:
+                return nonce, client
+    raise AssertionError("no ring was bad")
+
+
+def test_a_nonce_that_was_chosen_last():
+    """[SPEC 5.3, 6.1]: each nonce fits the commitment that was there before the others were known."""
+    loop = Loop(parameters=RING, d=LENGTH)
+    assert_failed(loop, **grind_the_ring(loop))
+    assert not any(messages_of(loop, client, Kind.SHARE) for client in loop.ids)
+
+
+def test_control_without_commitments_the_ring_is_the_last_ones_choice(monkeypatch):
+    check = "keys.nonce_commitment(config.h0, client, revealed.nonce) != advertisement.commitment"
+    take_out(monkeypatch, steps, "require_reveal", check, "False")
+    loop = Loop(parameters=RING, d=LENGTH)
+    assert_recovered(loop, **grind_the_ring(loop))
