@@ -194,11 +194,15 @@ class Client(Unpicklable):
         return self._stream(vector)
 
     def abort(self) -> None:
-        """Ends the session for good, in saved copies of this client as well, and wipes its secrets."""
+        """Ends the session for good, in saved copies of this client as well, and wipes its secrets.
+
+        In a forked process it ends what was inherited; the session goes on where the client was made.
+        """
+        if os.getpid() != self._process:
+            return self._leave_to_parent()
         with self._turn:
-            started, self._phase = self._phase is not Phase.ADVERTISE, Phase.ABORTED
-            self._enter(State())
-            self._forget_vector()
+            started = self._phase is not Phase.ADVERTISE
+            self._end()
             if started and self._is_latest:
                 self._store.end_session(self._key, self._me.config.session_id)
 
@@ -256,14 +260,20 @@ class Client(Unpicklable):
     def _own_turn(self) -> Iterator[None]:
         """One thread at a time, and only in the process that made the client."""
         if os.getpid() != self._process:
-            # The lock may have been held by a thread that the fork left behind; the parent's session goes on.
-            self._turn = threading.RLock()
-            self._phase = Phase.ABORTED
-            self._enter(State())
-            self._forget_vector()
+            self._leave_to_parent()
             raise ProtocolError("the client was made by another process, which alone may go on with it")
         with self._turn:
             yield
+
+    def _leave_to_parent(self) -> None:
+        # The lock may have been held by a thread that the fork left behind; the parent's session goes on.
+        self._turn = threading.RLock()
+        self._end()
+
+    def _end(self) -> None:
+        self._phase = Phase.ABORTED
+        self._enter(State())
+        self._forget_vector()
 
     @contextmanager
     def _aborting(self) -> Iterator[None]:

@@ -113,13 +113,24 @@ class Loop:
     By client, `given` are the messages that it took and `sent` those that it let out.
     """
 
-    def __init__(self, n=4, d=3, *, parameters=None, silent=None, seeded=True, kind=Client, **settings):
+    def __init__(
+        self,
+        n=4,
+        d=3,
+        *,
+        parameters=None,
+        silent=None,
+        seeded=True,
+        kind=Client,
+        store=None,
+        **settings,
+    ):
         self.config = config_of(parameters or default_parameters(n), d, **settings)
         self.ids = self.config.ids
         rng = np.random.default_rng(len(self.ids) * 1000 + d)
         self.vectors = {i: random_vector(rng, d, self.config.modulus_bits) for i in self.ids}
         self.silent = silent or {}
-        self.store = SessionStore.in_memory()
+        self.store = store or SessionStore.in_memory()
         self.server = Server(self.config)
         session = self.config.session_id
         randomness = {i: explicit_randomness(f"{session} {i}") if seeded else None for i in self.ids}

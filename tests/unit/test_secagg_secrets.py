@@ -299,34 +299,94 @@ def test_wiping_in_any_case_and_on_errors():
 
 # --- forks ---
 
-FORK = """
-import os
+FORKED = """
+import os, sys, threading
 from protocol.secagg_loop import Loop
 from fedsec.errors import ProtocolError
+from fedsec.secagg import SessionStore
 
-loop = Loop(3).until({phase!r})
+loop = Loop(3, 70_000, store=SessionStore(sys.argv[1]))
 client = loop.clients[10]
-client._turn.acquire()   # as another thread might hold it while this one forks
-child = os.fork()
-if child == 0:
-    refused = 0
-    for call, argument in ((client.start, ()), (client.submit, [loop.vectors[10]]), (client.receive, [b""])):
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with client._turn:
+        held.set()
+        done.wait()
+
+def in_child(run):
+    thread = threading.Thread(target=hold)   # has its turn while this one forks
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(run())
+    done.set()
+    thread.join()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def refused(*calls):
+    count = 0
+    for call in calls:
         try:
-            call(*argument)
+            call()
         except ProtocolError as error:
-            refused += "another process" in str(error)
-    os._exit(10 * refused + (client.phase == "aborted" and client._vector is None))
-client._turn.release()
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(status, loop.finish().tolist() == loop.expected_sum(loop.ids))
+            count += "another process" in str(error)
+    return 10 * count + (client.phase == "aborted" and client._vector is None)
+"""
+
+CALLS = """
+loop.until({phase!r})
+calls = [lambda: client.submit(loop.vectors[10]), lambda: client.receive(b""), lambda: client.to_bytes(b"")]
+print(in_child(lambda: refused(client.start, *calls)))
+"""
+
+ABORT = """
+loop.until({phase!r})
+print(in_child(lambda: client.abort() or client.phase == "aborted"))
+"""
+
+CHUNKS = """
+loop.until("upload")
+client.receive(loop.inbox[10])
+chunks = client.upload(loop.vectors[10])
+loop.server.receive(10, next(chunks))
+print(in_child(lambda: chunks.close() or client.phase == "aborted"))
+loop.server.receive(10, next(chunks))
+loop.play_others([10])
+"""
+
+REST = """
+print(loop.finish().tolist() == loop.expected_sum(loop.ids))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("phase", ["advertise", "unmask"])
-def test_a_forked_client_answers_in_its_own_process_alone(phase):
-    """All three calls are refused in the child, whose copy is wiped; the parent's session goes on."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK.format(phase=phase)]
+def run_forked(script, path):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED + script + REST, str(path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
-    assert run.stdout.split() == ["31", "True"]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, timeout=60
+    ).stdout.split()
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@forks
+@pytest.mark.parametrize("phase", ["advertise", "unmask"])
+def test_a_forked_client_answers_in_its_own_process_alone(phase, tmp_path):
+    """All calls are refused in the child, whose copy is wiped; the parent's session goes on."""
+    assert run_forked(CALLS.format(phase=phase), tmp_path / "store") == ["41", "True"]
+
+
+@forks
+@pytest.mark.parametrize("phase", ["advertise", "unmask"])
+def test_an_abort_in_a_forked_process_ends_its_own_copy_alone(phase, tmp_path):
+    """It does not wait for the parent's threads, and the store knows nothing of it."""
+    assert run_forked(ABORT.format(phase=phase), tmp_path / "store") == ["1", "True"]
+
+
+@forks
+def test_an_upload_left_in_a_forked_process_goes_on_in_its_own(tmp_path):
+    """A child that ends drops the iterator that it inherited."""
+    assert run_forked(CHUNKS, tmp_path / "store") == ["1", "True"]
