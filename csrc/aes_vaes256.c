@@ -7,18 +7,23 @@
 #define TARGET FS_TARGET("avx2,vaes")
 #define VECTOR __m256i
 #define REPEAT _mm256_broadcastsi128_si256
+#define ROUND_KEY(p) REPEAT(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define REPEAT64(x) _mm256_set1_epi64x((int64_t)(x))
+#define REPEAT_COUNTER(block) REPEAT(_mm_set_epi32((int)(block), 0, 0, 0))
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define STORE(p, x) _mm256_storeu_si256((__m256i *)(void *)(p), x)
 #define AND _mm256_and_si256
-#define XOR _mm256_xor_si256
 #define ADD16 _mm256_add_epi16
 #define ADD32 _mm256_add_epi32
 #define ADD64 _mm256_add_epi64
-#define SHUFFLE8 _mm256_shuffle_epi8
+#define REVERSE_COUNTERS(x) _mm256_shuffle_epi8(x, REPEAT(_mm_set_epi32(0x0c0d0e0f, -1, -1, -1)))
+#define AES_FIRST_KEY _mm256_xor_si256
 #define AES_ROUND _mm256_aesenc_epi128
 #define AES_LAST_ROUND _mm256_aesenclast_epi128
 #define FIRST_COUNTERS _mm256_set_epi32(1, 0, 0, 0, 0, 0, 0, 0)
 
-#include "aes_x86.h"
+#define EXPAND_KEYS fs_aesni_expand
+
+#include "aes_vector.h"
 
 #endif

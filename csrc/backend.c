@@ -1,4 +1,5 @@
 /* The list of backends, and the services that no instruction set changes. */
+#include "arm.h"
 #include "generic.h"
 #include "x86.h"
 
@@ -50,8 +51,36 @@ static const fs_backend avx512 = {
 
 #endif
 
+#ifdef FS_ARM64
+
+static const fs_backend neon = {
+    .name = "neon",
+    .runs = always,
+    .chacha20_blocks = fs_neon_chacha20_blocks,
+    .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
+};
+
+#endif
+#ifdef FS_ARM64_AES
+
+static const fs_backend neon_aes = {
+    .name = "neon-aes",
+    .runs = fs_runs_neon_aes,
+    .chacha20_blocks = fs_neon_chacha20_blocks,
+    .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_neon_aes128), FS_SUMS(fs_neon_aes256)},
+    .aes_rounds = fs_neon_rounds,
+};
+
+#endif
+
 /* Best first. */
 static const fs_backend *const backends[] = {
+#ifdef FS_ARM64_AES
+    &neon_aes,
+#endif
+#ifdef FS_ARM64
+    &neon,
+#endif
 #ifdef FS_X86_64
     &avx512, &avx2_vaes, &avx2, &aesni,
 #endif

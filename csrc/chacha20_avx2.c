@@ -6,8 +6,8 @@
 #define NAME(x) fs_avx2_##x
 #define TARGET FS_TARGET("avx2")
 #define VECTOR __m256i
-#define REPEAT32 _mm256_set1_epi32
-#define REPEAT64 _mm256_set1_epi64x
+#define REPEAT32(x) _mm256_set1_epi32((int)(x))
+#define REPEAT64(x) _mm256_set1_epi64x((int64_t)(x))
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define STORE(p, x) _mm256_storeu_si256((__m256i *)(void *)(p), x)
 #define AND _mm256_and_si256
@@ -39,6 +39,6 @@ FS_INLINE TARGET void store_every_fourth(uint8_t *out, VECTOR x)
     _mm_storeu_si128((__m128i *)(void *)(out + 256), _mm256_extracti128_si256(x, 1));
 }
 
-#include "chacha20_x86.h"
+#include "chacha20_vector.h"
 
 #endif

@@ -6,8 +6,8 @@
 #define NAME(x) fs_avx512_##x
 #define TARGET FS_TARGET("avx512f,avx512bw")
 #define VECTOR __m512i
-#define REPEAT32 _mm512_set1_epi32
-#define REPEAT64 _mm512_set1_epi64
+#define REPEAT32(x) _mm512_set1_epi32((int)(x))
+#define REPEAT64(x) _mm512_set1_epi64((int64_t)(x))
 #define LOAD(p) _mm512_loadu_si512(p)
 #define STORE(p, x) _mm512_storeu_si512(p, x)
 #define AND _mm512_and_si512
@@ -34,6 +34,6 @@ FS_INLINE TARGET void store_every_fourth(uint8_t *out, VECTOR x)
     _mm_storeu_si128((__m128i *)(void *)(out + 768), _mm512_extracti32x4_epi32(x, 3));
 }
 
-#include "chacha20_x86.h"
+#include "chacha20_vector.h"
 
 #endif

@@ -8,29 +8,9 @@
 
 #include <immintrin.h>
 
-#include "masked_sum.h"
+#include "vector.h"
 
-/* Each function names the instructions it may use, so that files need no flags of their own. MSVC needs no
- * names. */
-#if defined(__GNUC__) || defined(__clang__)
-#define FS_TARGET(NAMES) __attribute__((target(NAMES)))
-#define FS_INLINE static inline __attribute__((always_inline))
-#else
-#define FS_TARGET(NAMES)
-#define FS_INLINE static __forceinline
-#endif
-
-/* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys. The first holds
- * the nonce too, so that it turns a counter into a cipher's first state. The last is complemented for a sign
- * of -1, so that the cipher's output comes out complemented, which is its negative less one. */
-enum {
-    FS_AES128_ROUNDS = 10,
-    FS_AES256_ROUNDS = 14,
-    FS_AES128_GROUP = FS_SCHEDULE_BYTES / (16 * (FS_AES128_ROUNDS + 1)),
-    FS_AES256_GROUP = FS_SCHEDULE_BYTES / (16 * (FS_AES256_ROUNDS + 1)),
-};
-
-void fs_aesni_expand(__m128i *keys, const uint8_t *seeds, const int8_t *signs, size_t n, int rounds);
+void fs_aesni_expand(uint8_t *keys, const uint8_t *seeds, const int8_t *signs, size_t n, int rounds);
 
 int fs_runs_aesni(void);
 int fs_runs_avx2(void);

@@ -1,6 +1,6 @@
-/* ChaCha20 [RFC 8439, sec. 2.3] and masked sums with it, one body for two widths of vectors.
+/* ChaCha20 [RFC 8439, sec. 2.3] and masked sums with it, one body for all instruction sets.
  *
- * Included by one file a width, which defines NAME(x), TARGET, VECTOR and the operations below. BLOCKS blocks
+ * Included by one file an instruction set, which defines NAME(x), TARGET, VECTOR and the operations below. BLOCKS blocks
  * stand side by side: lane l of vector w is word w of block l. Sums are taken in that shape too, so that only
  * the total of all seeds has to be put into the order of bytes, once a chunk. */
 
@@ -22,7 +22,7 @@ FS_INLINE TARGET void quarter_round(VECTOR *a, VECTOR *b, VECTOR *c, VECTOR *d)
 FS_INLINE TARGET void make_words(VECTOR x[16], const uint32_t state[16])
 {
     for (int w = 0; w < 16; w++)
-        x[w] = REPEAT32((int)state[w]);
+        x[w] = REPEAT32(state[w]);
     x[12] = ADD32(x[12], FIRST_COUNTERS);
     for (int round = 0; round < 10; round++) {
         quarter_round(&x[0], &x[4], &x[8], &x[12]);
@@ -35,7 +35,7 @@ FS_INLINE TARGET void make_words(VECTOR x[16], const uint32_t state[16])
         quarter_round(&x[3], &x[4], &x[9], &x[14]);
     }
     for (int w = 0; w < 16; w++)
-        x[w] = ADD32(x[w], REPEAT32((int)state[w]));
+        x[w] = ADD32(x[w], REPEAT32(state[w]));
     x[12] = ADD32(x[12], FIRST_COUNTERS);
 }
 
@@ -111,9 +111,9 @@ FS_INLINE TARGET void sum_chunk(uint8_t total[CHUNK_BYTES], uint32_t block, cons
         negatives += sum->signs[i] < 0;
     /* -x is the complement of x plus one. */
     for (int w = 0; w < 16; w++)
-        totals[w] = REPEAT64((int64_t)fs_repeat(negatives & (UINT64_MAX >> (64 - (16 << lane))), lane));
+        totals[w] = REPEAT64(fs_repeat(negatives & (UINT64_MAX >> (64 - (16 << lane))), lane));
     for (size_t i = 0; i < sum->n_seeds; i++) {
-        VECTOR sign = REPEAT32(0 - (sum->signs[i] < 0));
+        VECTOR sign = REPEAT32(0 - (uint32_t)(sum->signs[i] < 0));
         set_state(state, sum->seeds + 32 * i, block, zero_nonce);
         make_words(x, state);
         if (lane == FS_LANE64)
@@ -130,7 +130,7 @@ FS_INLINE TARGET void sum_chunk(uint8_t total[CHUNK_BYTES], uint32_t block, cons
 FS_INLINE TARGET void sum_all(const fs_sum *sum, int lane)
 {
     uint8_t buffer[CHUNK_BYTES], total[CHUNK_BYTES];
-    VECTOR reduce = REPEAT64((int64_t)fs_repeat(sum->mask, lane));
+    VECTOR reduce = REPEAT64(fs_repeat(sum->mask, lane));
     uint64_t n_chunks = fs_chunk_count(sum, CHUNK_BYTES);
     for (uint64_t c = 0; c < n_chunks; c++) {
         fs_chunk chunk = fs_open_chunk(sum, c, CHUNK_BYTES, buffer);

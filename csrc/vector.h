@@ -1,0 +1,23 @@
+/* What the files of all vector instruction sets share. */
+#ifndef FEDSEC_VECTOR_H
+#define FEDSEC_VECTOR_H
+
+#include "masked_sum.h"
+
+/* Each function names the instructions it may use, so that files need no flags of their own. MSVC needs no
+ * names. */
+#if defined(__GNUC__) || defined(__clang__)
+#define FS_TARGET(NAMES) __attribute__((target(NAMES)))
+#define FS_INLINE static inline __attribute__((always_inline))
+#else
+#define FS_TARGET(NAMES)
+#define FS_INLINE static __forceinline
+#endif
+
+/* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys of 16 bytes. The
+ * first holds the nonce too, so that it turns a counter into a cipher's first state. The last is complemented
+ * for a sign of -1, so that the cipher's output comes out complemented, which is its negative less one. */
+enum { FS_AES128_ROUNDS = 10, FS_AES256_ROUNDS = 14 };
+#define FS_SCHEDULE(rounds) (16 * ((size_t)(rounds) + 1))
+
+#endif
