@@ -14,7 +14,7 @@ from reference import secagg_reference as ref
 from reference.secagg_reference import HEADER, Session, tagged_hash, u8, u16, u32, u64
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "secagg"
-REFUSED, ABORTED, COMMITTEE_LOST = "ProtocolError", "AggregationAborted", "CommitteeLostError"
+REFUSED, ABORTED = "ProtocolError", "AggregationAborted"
 LONGEST = 64  # longer messages are given as their SHA-256, but for those of clients that are `in_full`
 
 
