@@ -1,9 +1,10 @@
-"""make bench: whole secure aggregations, seconds by phase, client and server apart; and Shamir sharing."""
+"""make bench: whole secure aggregations, client and server apart, beside Flower's; and Shamir sharing."""
 
 import os
 
 import pytest
 
+from fedsec.measure import figures
 from fedsec.measure.secagg import aggregation, describe
 from fedsec.secagg import shamir
 
@@ -14,6 +15,14 @@ def test_aggregation(benchmark, capsys, num_clients, vector_length):
     benchmark.extra_info.update(result)
     with capsys.disabled():
         print("", *describe(result), sep="\n")
+
+
+def test_figures(benchmark, capsys):
+    """Beside Flower's SecAgg+; in small: `fedsec bench secagg` has the sizes that the goals are for."""
+    result = benchmark.pedantic(figures.figures, kwargs={"quick": True}, rounds=1)
+    benchmark.extra_info.update(result)
+    with capsys.disabled():
+        print("", *figures.describe(result), sep="\n")
 
 
 @pytest.mark.parametrize(("threshold", "num_shares"), [(7, 10), (67, 100), (171, 255)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -12,15 +13,18 @@ from fedsec.cli.output import print_json
 
 @click.command()
 @click.argument("what", type=click.Choice(["masks", "noise", "secagg", "accounting", "all"]), default="all")
+@click.option(
+    "--quick", is_flag=True, help="Smaller sizes for secagg: seconds, where the others take minutes."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(what: str, as_json: bool) -> None:
-    """Measure this machine: seconds, and ratios to numpy and torch in the same run."""
-    from fedsec.measure import accounting, masks, noise, secagg
+def bench(what: str, quick: bool, as_json: bool) -> None:
+    """Measure this machine: seconds, and ratios to numpy, torch and other packages in the same run."""
+    from fedsec.measure import accounting, figures, masks, noise
 
     rooms: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[str]]]] = {
         "masks": (masks.masked_sum, masks.describe),
         "noise": (noise.samplers, noise.describe),
-        "secagg": (secagg.aggregation, secagg.describe),
+        "secagg": (partial(figures.figures, quick, _say), figures.describe),
         "accounting": (accounting.accountant, accounting.describe),
     }
     chosen = rooms if what == "all" else {what: rooms[what]}
@@ -30,3 +34,7 @@ def bench(what: str, as_json: bool) -> None:
     else:
         for name, result in results.items():
             click.echo("\n".join(rooms[name][1](result)))
+
+
+def _say(name: str) -> None:
+    click.echo(f"measuring: {name}", err=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
 
 
 def turns(candidates: Mapping[Key, Callable[[], object]], repeats: int = 7) -> dict[Key, list[float]]:
@@ -26,3 +27,10 @@ def turns(candidates: Mapping[Key, Callable[[], object]], repeats: int = 7) -> d
 def medians(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
     """Median seconds a call of each candidate, in turns."""
     return {name: statistics.median(taken) for name, taken in turns(candidates, repeats).items()}
+
+
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and its seconds."""
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedsec.measure import accounting, masks, noise, secagg, timing
+from fedsec.measure import accounting, figures, masks, noise, secagg, timing
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,7 @@ from fedsec.measure import accounting, masks, noise, secagg, timing
         (lambda: masks.masked_sum(3, [100], repeats=1), masks.describe),
         (lambda: noise.samplers(100, repeats=1), noise.describe),
         (lambda: secagg.aggregation(4, 100, repeats=1), secagg.describe),
+        (lambda: figures.figures(quick=True), figures.describe),
         (lambda: accounting.accountant(repeats=1, cases=accounting.CASES[:1]), accounting.describe),
         (lambda: accounting.draws(3), accounting.describe_draws),
     ],
