@@ -136,7 +136,7 @@ class Round:
 def forget() -> None:
     """Takes away what a process remembers of public values: signatures and keys that it has checked."""
     keys.is_signed.cache_clear()
-    identities._is_public_key.cache_clear()
+    identities._is_on_curve.cache_clear()
 
 
 def common(config: secagg.Config) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,15 +26,12 @@ def wipe(secret: object) -> None:
     """Zeros every bytearray in a state, a dict or a list; public values are left alone."""
     if isinstance(secret, bytearray):
         _kernels.wipe(secret)
-    elif isinstance(secret, dict):
-        for item in secret.values():
+    elif isinstance(secret, (dict, list)):
+        for item in secret.values() if isinstance(secret, dict) else secret:
             wipe(item)
-    elif isinstance(secret, list):
-        for item in secret:
-            wipe(item)
-    elif dataclasses.is_dataclass(secret):
-        for field in dataclasses.fields(secret):
-            wipe(getattr(secret, field.name))
+    else:
+        for name in getattr(secret, "__dataclass_fields__", ()):
+            wipe(getattr(secret, name))
 
 
 class wiping(Generic[Secret]):  # noqa: N801 (a context manager like contextlib.closing)

@@ -42,20 +42,29 @@ def require_public_key(name: str, value: object) -> bytes:
         Not 32 bytes, no canonical encoding of a point, or a point of small order, under which anybody's
         signatures would be valid.
     """
+    key = _require_key_bytes(name, value)
+    if not _is_canonical(key) or not _is_on_curve(key):
+        raise InvalidArgumentError(f"{name} must be an Ed25519 public key, got {key.hex()}")
+    return key
+
+
+def _require_key_bytes(name: str, value: object) -> bytes:
     if not isinstance(value, bytes):
         raise InvalidTypeError(f"{name} must be {KEY_BYTES} bytes, got {type(value).__name__}")
     if len(value) != KEY_BYTES:
         raise InvalidArgumentError(f"{name} must be {KEY_BYTES} bytes, got {len(value)}")
-    if not _is_public_key(value):
-        raise InvalidArgumentError(f"{name} must be an Ed25519 public key, got {value.hex()}")
     return value
 
 
+def _is_canonical(key: bytes) -> bool:
+    """Whether the y of a key is reduced, and that of no point of small order."""
+    y = int.from_bytes(key, "little") % 2**255
+    return y < _FIELD and y not in _SMALL_ORDER
+
+
 @lru_cache(maxsize=1 << 16)
-def _is_public_key(value: bytes) -> bool:
-    y = int.from_bytes(value, "little") % 2**255
-    if y >= _FIELD or y in _SMALL_ORDER:
-        return False
+def _is_on_curve(key: bytes) -> bool:
+    y = int.from_bytes(key, "little") % 2**255
     # x^2 = (y^2 - 1) / (d y^2 + 1) has a root if and only if numerator times denominator has one.
     square = (y * y - 1) * (_D * y * y + 1)
     return pow(square, (_FIELD - 1) // 2, _FIELD) == 1
@@ -70,9 +79,17 @@ def verify(public_key: bytes, message: Buffer, signature: bytes) -> bool:
         The key is none (`require_public_key`), or message or signature are not bytes. A signature that is
         wrong, in whatever way, is no error: the answer is False.
     """
-    key = require_public_key("public_key", public_key)
+    key = _require_key_bytes("public_key", public_key)
     _require_bytes("message", message)
     _require_bytes("signature", signature)
+    is_valid = _verifies(key, message, signature)
+    # Nothing is valid under a key that is on no curve, so this costs its arithmetic for wrong ones only.
+    if not is_valid or not _is_canonical(key):
+        require_public_key("public_key", key)
+    return is_valid
+
+
+def _verifies(key: bytes, message: Buffer, signature: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except InvalidSignature:

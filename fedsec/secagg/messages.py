@@ -59,6 +59,9 @@ class ShareOf(enum.IntEnum):
     MASK_KEY = 2
 
 
+_KINDS_OF_SHARE: dict[int, ShareOf] = {of.value: of for of in ShareOf}
+
+
 class Advertisement(NamedTuple):
     """What a client advertises: keys for sealing and for masks, a commitment to its nonce, its signature."""
 
@@ -317,10 +320,9 @@ def decode_signature(body: bytes) -> bytes:
 
 
 def _share_of(number: int) -> ShareOf:
-    try:
-        return ShareOf(number)
-    except ValueError:
-        raise ProtocolError(f"a share must be of kind 1 or 2, got {number}") from None
+    if number not in _KINDS_OF_SHARE:
+        raise ProtocolError(f"a share must be of kind 1 or 2, got {number}")
+    return _KINDS_OF_SHARE[number]
 
 
 def _take_set(config: Config, reader: _Reader) -> tuple[int, ...]:

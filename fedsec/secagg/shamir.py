@@ -54,8 +54,10 @@ def combine(shares: Mapping[int, _kernels.Buffer], threshold: int) -> bytearray:
         raise InvalidArgumentError(f"shares must number at least the threshold {t}, got {len(shares)}")
     chosen = dict(list(shares.items())[:t])
     for x, share in chosen.items():
-        whole("abscissa of a share", x, minimum=1, maximum=MAX_SHARES)
-        _require_secret(f"share at {x}", share)
+        if type(x) is not int or not 1 <= x <= MAX_SHARES:
+            whole("abscissa of a share", x, minimum=1, maximum=MAX_SHARES)
+        if type(share) not in (bytes, bytearray) or len(share) != SECRET_BYTES:
+            _require_secret(f"share at {x}", share)
     with wiping(bytearray().join(chosen.values())) as flat:
         return _kernels.shamir_combine(bytes(chosen), flat)
 

@@ -420,6 +420,7 @@ def _copies(shares: Mapping[int, bytearray]) -> dict[int, bytearray]:
 
 
 def _commitments(bound: bytes, dealer: int, holder: int, shares: tuple[bytearray, bytearray]) -> bytes:
-    return b"".join(
-        keys.share_commitment(bound, of, dealer, holder, one) for of, one in zip(ShareOf, shares, strict=True)
-    )
+    self_mask_share, mask_key_share = shares
+    return keys.share_commitment(
+        bound, ShareOf.SELF_MASK, dealer, holder, self_mask_share
+    ) + keys.share_commitment(bound, ShareOf.MASK_KEY, dealer, holder, mask_key_share)
