@@ -2,7 +2,7 @@
 
 The ceiling is a loop of AES rounds alone, on registers, as many as the masks take. numpy adds vectors that
 are in memory already, without any generator. OpenSSL (through `cryptography`) and Flower (where it is
-installed) make a mask a seed, which numpy then adds; numpy's PCG64 and torch's Mersenne Twister are
+installed) make a mask a seed, which numpy or Flower then adds; numpy's PCG64 and torch's Mersenne Twister are
 generators without cryptography, with their own library's addition.
 """
 
@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from fedsec import _kernels, masks
 from fedsec.measure.timing import turns
 
+THREADS = ("1", "2")
 ROUNDS = {"aes128ctr": 10, "aes256ctr": 14}
 CEILING, READY, OPENSSL = "AES rounds alone", "numpy adding ready vectors", "OpenSSL and numpy"
-FLOWER, PCG64, TWISTER = "Flower and numpy", "numpy PCG64", "torch Mersenne Twister"
+FLOWER, PCG64, TWISTER = "Flower", "numpy PCG64", "torch Mersenne Twister"
 
 
 class Candidate(NamedTuple):
@@ -66,8 +67,7 @@ def _table(num_seeds: int, length: int, repeats: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     seeds = rng.integers(0, 256, (num_seeds, 32), dtype=np.uint8)
     out = np.zeros(length, np.uint32)
-    ours = dict(_ours(out, seeds))
-    candidates = ours | dict(_peers(out, seeds))
+    candidates = dict(_ours(out, seeds)) | dict(_peers(out, seeds))
     taken = turns({name: candidate.call for name, candidate in candidates.items()}, repeats)
     a_mask = {name: [t / candidates[name].num_masks for t in times] for name, times in taken.items()}
 
@@ -75,14 +75,16 @@ def _table(num_seeds: int, length: int, repeats: int) -> list[dict[str, Any]]:
         return statistics.median(p / t for p, t in zip(a_mask[peer], a_mask[name], strict=True))
 
     rows = []
-    for backend, prg, threads in ours:
+    for name in candidates:
+        if name[-1] not in THREADS:
+            continue
+        backend, prg, threads = name
         beside = {
             CEILING: (CEILING, backend, prg),
             READY: (READY,),
             OPENSSL: (OPENSSL, prg),
             **{label: (label,) for label in (FLOWER, PCG64, TWISTER)},
         }
-        name = (backend, prg, threads)
         rows.append(
             {
                 "backend": backend,
@@ -101,15 +103,19 @@ Words = npt.NDArray[np.uint32]
 
 
 def _ours(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
-    """(backend, generator, threads), and the call."""
+    """(backend, generator, threads), and the call; right before it, to be paired with it, its ceiling."""
     signs = np.where(np.arange(len(seeds)) % 3, 1, -1).astype(np.int8)
     best = _kernels.best_backend
+    total = max(512, len(seeds) * out.nbytes // 512 * 512)
     for backend in _kernels.backends():
         n = _few(seeds) if backend.name == "generic" else len(seeds)
         for prg in masks.PRGS:
             call = partial(_kernels.masked_sum, out, seeds[:n], signs[:n], 32, prg, backend=backend)
             if backend is best:
                 call = partial(masks.accumulate, out, seeds[:n], signs[:n], 32, prg, num_threads=1)
+            if _kernels.aes_rounds(512, 1, backend) and prg in ROUNDS:
+                ceiling = partial(_kernels.aes_rounds, total, ROUNDS[prg], backend)
+                yield (CEILING, backend.name, prg), Candidate(ceiling, len(seeds))
             yield (backend.name, prg, "1"), Candidate(call, n)
     if out.nbytes * len(seeds) >= 2 * _kernels.THREAD_BYTES:
         for prg in masks.PRGS:
@@ -119,13 +125,6 @@ def _ours(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
 
 def _peers(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
     rng, d, n = np.random.default_rng(1), out.size, _few(seeds)
-    total = max(512, len(seeds) * out.nbytes // 512 * 512)
-    for backend in _kernels.backends():
-        for prg, rounds in ROUNDS.items():
-            if _kernels.aes_rounds(512, rounds, backend):
-                call = partial(_kernels.aes_rounds, total, rounds, backend)
-                yield (CEILING, backend.name, prg), Candidate(call, len(seeds))
-
     ready = rng.integers(0, 2**32, (len(seeds), d), dtype=np.uint32)
     yield (READY,), Candidate(partial(_add_all, out, lambda row: row, ready), len(seeds))
     keys = [seed.tobytes() for seed in seeds[:n]]
@@ -139,13 +138,15 @@ def _peers(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
     if find_spec("flwr"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_addition
             from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
-        def flower(key: bytes) -> npt.NDArray[np.int64]:
-            (vector,) = pseudo_rand_gen(key, 2**32, [(d,)])
-            return np.asarray(vector)
+        def add_with_flower() -> None:
+            vectors: list[npt.NDArray[Any]] = [np.zeros(d, np.int64)]
+            for key in keys:
+                vectors = parameters_addition(vectors, pseudo_rand_gen(key, 2**32, [(d,)]))
 
-        yield (FLOWER,), Candidate(partial(_add_all, np.zeros(d, np.int64), flower, keys), n)
+        yield (FLOWER,), Candidate(add_with_flower, n)
     if find_spec("torch"):
         import torch
 
