@@ -17,7 +17,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -363,20 +363,22 @@ class Client(Unpicklable):
         return cast(bytes, self._leave(Answer(Kind.UPLOAD, head, steps.uploaded(delivered), packed)))
 
     def _stream(self, vector: npt.NDArray[Any]) -> Iterator[bytes]:
-        with self._own_turn():
-            self._require_delivered()
-            delivered = cast(steps.Delivered, self._state)
-        try:
-            self._claim()
-            with masking.collected(self._me.config, steps.mask_terms(self._me, delivered)) as terms:
-                with self._own_turn():
+        with ExitStack() as kept:
+            with self._own_turn():
+                self._require_delivered()
+                with self._aborting():
+                    self._claim()
+                    delivered = cast(steps.Delivered, self._state)
+                    collected = masking.collected(self._me.config, steps.mask_terms(self._me, delivered))
+                    terms = kept.enter_context(collected)
                     self._enter(steps.uploaded(delivered))
+            try:
                 for first in range(0, len(vector), CHUNK_LENGTH):
                     yield self._chunk(terms, vector, first)
-        except BaseException:
-            if self._phase is Phase.UPLOAD:
-                self.abort()
-            raise
+            except BaseException:
+                if self._phase is Phase.UPLOAD:
+                    self.abort()
+                raise
 
     def _chunk(self, terms: masking.Masks, vector: npt.NDArray[Any], first: int) -> bytes:
         bits, end = self._me.config.modulus_bits, first + CHUNK_LENGTH
