@@ -69,7 +69,7 @@ def unchecked(**numbers):
     with pytest.raises(InvalidArgumentError):
         Parameters(**numbers)
     weak = object.__new__(Parameters)
-    for name, value in (numbers | {"privacy_bits": 40, "correctness_bits": 20}).items():
+    for name, value in ({"privacy_bits": 40, "correctness_bits": 20} | numbers).items():
         object.__setattr__(weak, name, value)
     return weak
 
@@ -618,6 +618,38 @@ def test_control_lost_clients_that_open_shares_open_the_victim(monkeypatch):
     take_out(monkeypatch, steps, "_acceptable_survivors", "me.client_id not in survivors", "False")
     loop = Loop(parameters=FOURTEEN, d=LENGTH)
     assert_recovered(loop, **isolate_on_the_ring(loop))
+
+
+THIRTY = {"num_clients": 30, "max_corrupt": 1, "max_dropped": 1, "num_neighbors": 6, "min_survivors": 24}
+FEW_BITS = {"privacy_bits": 1, "correctness_bits": 1}
+
+
+def cut_the_ring(loop):
+    """Three clients in a row are lost at two places, and nobody is left who shares with both sides."""
+    loop.until("upload")
+    take_uploads(loop)
+    ring = [loop.ids[at] for at in graph._ring(loop.graph_seed, len(loop.ids))]
+    lost = [*ring[0:3], *ring[15:18]]
+    survivors = all_but(loop, *lost)
+    ask_for_shares(loop, dict.fromkeys(all_but(loop, ring[8]), survivors), corrupt=[ring[8]])
+    return ring[8], ring[3:15]
+
+
+def test_a_ring_cut_in_two():
+    """[SPEC 3.1, 8.1]: those at the ends, with t - 1 neighbours or fewer on their side, do not sign."""
+    loop = Loop(parameters=Parameters(**THIRTY, **FEW_BITS, threshold=5), d=LENGTH)
+    corrupt, _ = cut_the_ring(loop)
+    assert_failed(loop, [corrupt])
+
+
+def test_control_with_half_the_neighbours_shares_each_side_is_summed_alone():
+    """Enough against random losses; two sums of a dozen clients each, where one of all was agreed upon."""
+    loop = Loop(parameters=unchecked(**THIRTY, **FEW_BITS, threshold=3), d=LENGTH)
+    corrupt, side = cut_the_ring(loop)
+    honest = set(side) - {corrupt}
+    attacker = Attacker(loop, [corrupt])
+    assert attacker.sums_learned() == 2
+    assert attacker.solve(honest) == loop.expected_sum(honest)
 
 
 # The numbers count on no honest client having six of the six corrupt ones among its eight neighbours.

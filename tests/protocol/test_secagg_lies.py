@@ -510,6 +510,45 @@ def test_messages_out_of_order_or_for_another_are_refused(phase, all_answers):
                 assert fresh.clients[VICTIM].phase is Phase.ABORTED
 
 
+@pytest.mark.parametrize("phase", PHASE_NAMES[1:])
+@pytest.mark.parametrize("settings", [{"session": b"t"}, {"round_id": 8}], ids=["session", "round"])
+def test_messages_of_another_session_or_round_are_refused(phase, settings):
+    """[SPEC 4.1]: with their own header, and with this session's over their body.
+
+    A set of survivors is nothing but a bitmap; whoever signs it signs it for this session.
+    """
+    other = Loop(parameters=SPARSE, **settings).until(phase)
+    members = set(graph.committee(other.config)) & set(graph.committee(Loop(parameters=SPARSE).config))
+    client = min(members)
+    for rewritten in (False, True):
+        loop = Loop(parameters=SPARSE).until(phase)
+        message = other.inbox[client]
+        if rewritten:
+            message = loop.forge(Kind(message[1]), client, message[HEADER:])
+        if rewritten and phase == "agree":
+            assert message == loop.inbox[client]
+            continue
+        loop.inbox[client] = message
+        with pytest.raises((ProtocolError, AggregationAborted)):
+            loop.answer(client)
+        assert loop.clients[client].phase is Phase.ABORTED
+
+
+@pytest.mark.parametrize("phase", PHASE_NAMES)
+@pytest.mark.parametrize("settings", [{"session": b"t"}, {"round_id": 8}], ids=["session", "round"])
+def test_answers_of_another_session_or_round_are_refused(phase, settings):
+    """[SPEC 4.1, 4.3]: with their own header, and what is signed or committed to with this session's, too."""
+    other, loop = Loop(parameters=SPARSE, **settings).until(phase), Loop(parameters=SPARSE).until(phase)
+    client = min(other.inbox.keys() & loop.inbox.keys())
+    replayed = other.answer(client)
+    honest = loop.answer(client)
+    lies = [replayed, honest[:HEADER] + replayed[HEADER:]]
+    for lie in lies[:1] if phase in ("share", "upload") else lies:
+        with pytest.raises(ProtocolError):
+            loop.server.receive(client, lie)
+    loop.server.receive(client, honest)
+
+
 @pytest.mark.parametrize("phase", COMPLETE_PHASES)
 def test_no_answer_is_taken_back_by_its_sender(phase):
     """[SPEC 4.2]: reflected to the client that sent it."""

@@ -269,6 +269,19 @@ def test_a_server_that_rebuilds_the_wrong_secret_forgets_it_and_all_before(made,
     assert wiped([made, held]) >= 2
 
 
+@pytest.mark.parametrize("ends", ["done", "aborted"])
+def test_a_server_forgets_the_shares_that_it_was_given(made, ends):
+    loop = Loop(4, silent={40: "upload"}).until("unmask")
+    for i in loop.inbox:
+        loop.server.receive(i, loop.answer(i))
+    held = list(bytearrays(loop.server._collected.dealt))
+    made.clear()
+    loop.close() if ends == "done" else loop.server.abort()
+    assert len(held) == 3 * 3
+    assert wiped([made, held]) >= len(held)
+    assert not any(vars(loop.server._collected).values())
+
+
 def fail(*_, **__):
     raise MemoryError
 
