@@ -37,9 +37,14 @@ class Term:
 
 def pair_term(h1: bytes, pair: KeyPair, holder: Party, other: Party, uploader: Party) -> Term:
     """The mask of a pair as it stands in the upload of one of them; `pair` is the holder's mask key."""
+    with wiping(pair.agree(other)) as agreed:
+        return agreed_term(h1, agreed, holder, other, uploader)
+
+
+def agreed_term(h1: bytes, agreed: bytearray, holder: Party, other: Party, uploader: Party) -> Term:
+    """The same from the secret that the two have agreed upon."""
     higher = max(holder.client_id, other.client_id)
-    with wiping(pair.agree(other)) as shared:
-        return Term(keys.pair_seed(shared, h1, holder, other), 1 if uploader.client_id == higher else -1)
+    return Term(keys.pair_seed(agreed, h1, holder, other), 1 if uploader.client_id == higher else -1)
 
 
 @dataclass(frozen=True, repr=False)

@@ -245,7 +245,8 @@ class Server(Unpicklable):
     def _forget(self) -> None:
         for spool in self._collected.uploads.values():
             spool.close()
-        wipe(self._collected.dealt)
+        for one in self._collected.dealt.values():
+            wipe(one.shares)
         self._collected = _Collected()
 
     def _require_enough(self) -> None:

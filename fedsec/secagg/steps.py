@@ -91,10 +91,13 @@ class Linked(State):
 
 @dataclass(frozen=True, repr=False)
 class Shared(Linked):
-    """What the masks are made of, and what opens the others' shares, which are awaited."""
+    """What the masks are made of, and what opens the others' shares, which are awaited.
 
-    masking: bytearray
+    The secret of the mask key is gone: it was agreed upon with every neighbour that advertised.
+    """
+
     self_mask: bytearray
+    agreed: dict[int, bytearray]
     opening: dict[int, bytearray]
     sealing_keys: dict[int, bytes]
     mask_keys: dict[int, bytes]
@@ -104,8 +107,8 @@ class Shared(Linked):
 class Delivered(Linked):
     """The others' shares, by accepted peer, and what the masks are made of; the vector is awaited."""
 
-    masking: bytearray
     self_mask: bytearray
+    agreed: dict[int, bytearray]
     mask_keys: dict[int, bytes]
     self_mask_shares: dict[int, bytearray]
     mask_key_shares: dict[int, bytearray]
@@ -174,14 +177,14 @@ def share(me: Me, state: Advertised, body: bytes) -> Answer:
         roster.root,
         keys.binding(me.config.h0, roster.root, graph_seed),
         neighbors,
-        masking=bytearray(state.masking),
         self_mask=me.draw(),
+        agreed={},
         opening={},
         sealing_keys={peer: proven.advertisement.sealing for peer, proven in roster.peers.items()},
         mask_keys={peer: proven.advertisement.masking for peer, proven in roster.peers.items()},
     )
     with wiping_on_error(shared):
-        sealed = _seal_shares(me, state.sealing, shared)
+        sealed = _seal_shares(me, state, shared)
         commitment = keys.mask_commitment(shared.binding, me.client_id, shared.self_mask)
         return Answer(Kind.SHARE, messages.encode_share(commitment, sealed), shared)
 
@@ -193,8 +196,8 @@ def deliver(me: Me, state: Shared, body: bytes) -> Answer:
     _require_threshold(me.config, "neighbors shared keys", len(delivery))
     delivered = Delivered(
         *state.links,
-        masking=bytearray(state.masking),
         self_mask=bytearray(state.self_mask),
+        agreed=_copies({peer: state.agreed[peer] for peer in delivery}),
         mask_keys={peer: state.mask_keys[peer] for peer in (*delivery, me.client_id)},
         self_mask_shares={},
         mask_key_shares={},
@@ -210,9 +213,8 @@ def mask_terms(me: Me, state: Delivered) -> Iterator[Term]:
     """[SPEC 7.3]: the self mask, and one mask for each accepted peer."""
     h1, own = me.h1(state), Party(me.client_id, state.mask_keys[me.client_id])
     yield Term(keys.self_seed(state.self_mask, h1, own), 1)
-    pair = KeyPair(state.masking)
-    for peer in state.self_mask_shares:
-        yield masking.pair_term(h1, pair, own, Party(peer, state.mask_keys[peer]), uploader=own)
+    for peer, agreed in state.agreed.items():
+        yield masking.agreed_term(h1, agreed, own, Party(peer, state.mask_keys[peer]), uploader=own)
 
 
 def uploaded(state: Delivered | Uploaded, survivors: tuple[int, ...] = ()) -> Uploaded:
@@ -369,18 +371,20 @@ def _require_threshold(config: Config, did: str, count: int) -> None:
 # --- sealing and opening ---
 
 
-def _seal_shares(me: Me, sealing: bytearray, shared: Shared) -> dict[int, SealedPair]:
-    """What goes to each peer; what will open the peers' shares goes into the state."""
-    pair = KeyPair(sealing)
+def _seal_shares(me: Me, state: Advertised, shared: Shared) -> dict[int, SealedPair]:
+    """What goes to each peer; what masks towards it and will open its shares goes into the new state."""
+    sealing, masks = KeyPair(state.sealing), KeyPair(state.masking)
     with (
         wiping(_split(me, shared.self_mask)) as self_mask_shares,
-        wiping(_split(me, shared.masking)) as mask_key_shares,
+        wiping(_split(me, state.masking)) as mask_key_shares,
     ):
         sealed = {}
         for x, peer in enumerate(shared.neighbors, start=1):
             if peer in shared.mask_keys:
                 shares = (self_mask_shares[x], mask_key_shares[x])
-                sealed[peer], shared.opening[peer] = _seal(me, pair, shared, shares, peer)
+                sealed[peer], shared.opening[peer] = _seal(me, sealing, shared, shares, peer)
+                # Already here, so that the upload need not wait for it.
+                shared.agreed[peer] = masks.agree(Party(peer, shared.mask_keys[peer]))
         return sealed
 
 
