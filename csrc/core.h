@@ -83,6 +83,13 @@ FS_LOAD_STORE(16)
 FS_LOAD_STORE(32)
 FS_LOAD_STORE(64)
 
+/* A word whose bytes in memory are little-endian: for arrays of words, which vectors read better than bytes.
+ * */
+static inline uint64_t fs_from_le64(uint64_t word)
+{
+    return fs_load64_le((const uint8_t *)&word);
+}
+
 /* A key's stream of 64-bit words: ChaCha20 blocks 0, 1, 2, ..., read as little-endian words in order. The
  * first nonce word carries the block index past 2^32, so that no call runs out of stream or repeats it. */
 enum { FS_STREAM_BLOCKS = 64, FS_STREAM_WORDS = 8 * FS_STREAM_BLOCKS };

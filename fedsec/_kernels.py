@@ -220,6 +220,32 @@ def add_packed(out: npt.NDArray[Any], packed: npt.NDArray[np.uint8], modulus_bit
     return bool(kernel(pointer(out), pointer(packed), out.size, modulus_bits))
 
 
+def quantize(
+    values: npt.NDArray[np.floating[Any]],
+    granularity: float,
+    max_abs: float,
+    insecure_key: bytes | None = None,
+    backend: Backend = best_backend,
+) -> npt.NDArray[np.int64] | None:
+    """Levels of float32 or float64 values (d,) by stochastic rounding; None when one is refused."""
+    whole("number of values", values.size, minimum=0, maximum=KEYSTREAM_BYTES["chacha20"] // 8)
+    out = np.empty(values.size, np.int64)
+    kernel = getattr(_lib, f"fs_quantize{8 * values.itemsize}")
+    with _key_of_call(insecure_key) as key:
+        done = kernel(backend.table, pointer(out), pointer(values), out.size, granularity, max_abs, key)
+    return out if done else None
+
+
+def dequantize(
+    residues: npt.NDArray[Any], modulus_bits: int, granularity: float, bound: int
+) -> npt.NDArray[np.float64] | None:
+    """Signed levels within +-bound, from their residues, times the granularity; None when one is outside."""
+    out = np.empty(residues.size, np.float64)
+    kernel = getattr(_lib, f"fs_dequantize{8 * residues.itemsize}")
+    done = kernel(pointer(out), pointer(residues), out.size, modulus_bits, granularity, bound)
+    return out if done else None
+
+
 def shamir_split(secret: Buffer, coefficients: Buffer, num_shares: int) -> bytearray:
     """Shares of a 32-byte secret at x = 1 .. num_shares, one after the other.
 

@@ -18,7 +18,6 @@ from fedsec import _kernels, masks
 from fedsec._checks import positive, whole
 from fedsec.errors import InvalidArgumentError, NonFiniteError
 from fedsec.secagg import ring
-from fedsec.secagg._secrets import wipe
 
 # A level has to be a float64 and an int64 without loss.
 _MAX_EXACT_LEVEL = 2**53
@@ -86,12 +85,11 @@ class Quantizer:
         NaN and infinity raise `NonFiniteError`, values beyond `max_abs` `InvalidArgumentError`.
         `insecure_key` (32 bytes) fixes the randomness, for known-answer tests only.
         """
-        self._require_values(values)
-        quotients = values.astype(np.float64) / self.granularity
-        levels = np.floor(quotients)
-        # The fraction is exact, where quotient + u would be rounded and could move a multiple of the step.
-        levels += self._uniform(len(values), insecure_key) < quotients - levels
-        return levels.astype(np.int64)
+        array = _kernels.require_array("values", values, (np.float32, np.float64))
+        levels = _kernels.quantize(array, self.granularity, self.max_abs, insecure_key)
+        if levels is None:
+            raise self._refusal(array)
+        return levels
 
     def lift(self, residues: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The signed levels of a sum of at most `num_clients` vectors, from its residues (lane dtype).
@@ -108,27 +106,20 @@ class Quantizer:
     def dequantize(self, levels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Real values of signed levels, or of the residues of a sum, which are lifted first: (d,) float64."""
         _kernels.require_array("levels", levels, (np.int64, masks.lane_dtype(self.modulus_bits)))
-        signed = self.lift(levels) if levels.dtype.kind == "u" else levels
-        return self.granularity * signed.astype(np.float64)
+        if levels.dtype.kind == "i":
+            return self.granularity * levels.astype(np.float64)
+        bound = self.num_clients * self.max_level
+        values = _kernels.dequantize(levels, self.modulus_bits, self.granularity, bound)
+        if values is None:
+            self.lift(levels)  # names the level that is refused
+            raise AssertionError("the core refused what lift takes")
+        return values
 
-    def _require_values(self, values: object) -> None:
-        array = _kernels.require_array("values", values, (np.float32, np.float64))
-        if not np.isfinite(array).all():
-            raise NonFiniteError(f"values must be finite, got {array[~np.isfinite(array)][0]}")
-        for extreme in (float(array.min(initial=0)), float(array.max(initial=0))):
-            if abs(extreme) > self.max_abs:
-                raise InvalidArgumentError(
-                    f"values must be in [-{self.max_abs}, {self.max_abs}], got {extreme}"
-                )
-
-    @staticmethod
-    def _uniform(length: int, insecure_key: bytes | None) -> npt.NDArray[np.float64]:
-        """Multiples of 2^-53, uniform in [0, 1)."""
-        key = _kernels.fresh_key() if insecure_key is None else insecure_key
-        try:
-            words = masks.expand(key, length, modulus_bits=64)
-        finally:
-            if insecure_key is None:
-                wipe(key)
-        uniform: npt.NDArray[np.float64] = np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
-        return uniform
+    def _refusal(self, values: npt.NDArray[np.floating[Any]]) -> InvalidArgumentError | NonFiniteError:
+        finite = np.isfinite(values)
+        if not finite.all():
+            return NonFiniteError(f"values must be finite, got {values[~finite][0]}")
+        # In double precision, like max_abs: single precision would round it to the values' own.
+        wide = values.astype(np.float64)
+        outside = wide[np.abs(wide) > self.max_abs][0]
+        return InvalidArgumentError(f"values must be in [-{self.max_abs}, {self.max_abs}], got {outside}")
