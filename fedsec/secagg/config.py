@@ -136,7 +136,7 @@ class Config:
             "modulus_bits": bits,
             "prg": _one_of("prg", prg, masks.PRGS),
             "model_digest": None if model_digest is None else require_digest("model_digest", model_digest),
-            "quantizer": _quantizer(quantizer, bits),
+            "quantizer": _quantizer(quantizer, bits, len(members)),
             "profile": kind,
         }
         for name, value in fields.items():
@@ -377,7 +377,7 @@ def _parameters(value: object, num_participants: int) -> Parameters:
     return value
 
 
-def _quantizer(value: object, modulus_bits: int) -> Quantizer | None:
+def _quantizer(value: object, modulus_bits: int, num_participants: int) -> Quantizer | None:
     if value is None:
         return None
     if not isinstance(value, Quantizer):
@@ -386,7 +386,12 @@ def _quantizer(value: object, modulus_bits: int) -> Quantizer | None:
         raise InvalidArgumentError(
             f"modulus_bits must be at least the {value.modulus_bits} of the quantizer, got {modulus_bits}"
         )
-    whole("num_clients of the quantizer", value.num_clients, minimum=1, maximum=2**32 - 1)
+    summands = whole("num_clients of the quantizer", value.num_clients, minimum=1, maximum=2**32 - 1)
+    if summands < num_participants:
+        raise InvalidArgumentError(
+            f"quantizer must be for at least the {num_participants} participants, or a sum might wrap, "
+            f"got num_clients={summands}"
+        )
     return value
 
 

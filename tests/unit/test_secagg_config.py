@@ -74,6 +74,7 @@ def test_what_follows_from_profile_and_graph():
         ({"model_digest": bytes(31)}, "model_digest must be 32 bytes, got 31"),
         ({"profile": "trusting"}, "profile must be one of semi_honest, authenticated"),
         ({"quantizer": Quantizer(1.0, 100.0, 3), "modulus_bits": 8}, "at least the 10 of the quantizer"),
+        ({"quantizer": Quantizer(1.0, 100.0, 2)}, r"for at least the 3 participants, .*, got num_clients=2"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(changes, named):
