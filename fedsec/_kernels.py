@@ -246,6 +246,27 @@ def dequantize(
     return out if done else None
 
 
+def rotate(
+    values: npt.NDArray[np.float32],
+    block: int,
+    public_key: bytes,
+    back: bool = False,
+    backend: Backend = best_backend,
+) -> None:
+    """A random rotation of each block of float32 values (d,), in place, or its inverse [csrc/rotation.c].
+
+    `block` is a power of two that divides d. Whoever has the 32-byte key can rotate back: it is no secret.
+    """
+    require_array("values", values, (np.float32,), writable=True)
+    whole("block", block, minimum=1)
+    if block & (block - 1) or values.size % block or len(public_key) != SEED_BYTES:
+        raise InvalidArgumentError(
+            f"block must be a power of two that divides {values.size}, with a key of {SEED_BYTES} bytes, "
+            f"got {block} and {len(public_key)} bytes"
+        )
+    _lib.fs_rotate(backend.table, pointer(values), values.size, block, public_key, back)
+
+
 def shamir_split(secret: Buffer, coefficients: Buffer, num_shares: int) -> bytearray:
     """Shares of a 32-byte secret at x = 1 .. num_shares, one after the other.
 
