@@ -12,7 +12,8 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -161,12 +162,23 @@ def whole_round(sizes: Sizes) -> Iterator[Row]:
 
 
 def growth(sizes: Sizes) -> Iterator[Row]:
-    """How seconds and bytes grow with the cohort: exponents of n, fitted over all sizes."""
-    table = {str(n): _of_size(n) for n in sizes.growth}
-    for what in ("client", "server", "agreement, client", "agreement, server", "neighbors", "bytes_up"):
-        exponent = _exponent([int(n) for n in table], [row[what] for row in table.values()])
-        yield Row(f"growth with n, {what}", exponent, "as an exponent of n", table={})
-    yield Row("growth with n", float(len(table)), "sizes", table=table)
+    """How CPU seconds and bytes grow with the cohort: exponents of n, over all sizes and over the last two.
+
+    Vectors are short, so that the sum is nothing beside the rest. Seconds of the processor, not of the clock,
+    as the largest sizes take a while, in which others may be at work.
+    """
+    table = {n: _of_size(n) for n in sizes.growth}
+    for chosen in dict.fromkeys((sizes.growth, sizes.growth[-2:])):
+        span = f"{chosen[0]} to {chosen[-1]} clients"
+        logs = {"log n": [math.log(n) for n in chosen], "n log n": [n * math.log(n) for n in chosen]}
+        measured = {what: [table[n][what] for n in chosen] for what in table[chosen[0]]}
+        exponents = {what: _exponent(chosen, values) for what, values in {**logs, **measured}.items()}
+        for what in ("client", "server"):
+            yield Row(f"growth, {span}, {what}", exponents[what], "as an exponent of n")
+        yield Row(
+            f"growth, {span}", exponents["n log n"], "for n log n itself", table={"exponent": exponents}
+        )
+    yield Row("growth", float(len(table)), "sizes", table={str(n): row for n, row in table.items()})
 
 
 def memory(sizes: Sizes) -> Iterator[Row]:
@@ -208,7 +220,7 @@ def _unmasked(sizes: Sizes) -> float:
 def _of_size(n: int) -> dict[str, float]:
     """One client, and the server, with and without the agreement."""
     parameters = secagg.recommend(num_clients=n, corrupt_fraction=CORRUPT, dropout_fraction=LOST)
-    session = Round(parameters, 1000, cold=7).until("done", _lost(n))
+    session = Round(parameters, 1000, cold=7, clock=time.process_time).until("done", _lost(n))
     spent = session.spent
     agreed = ("agree", "unmask")
     return {
@@ -217,7 +229,7 @@ def _of_size(n: int) -> dict[str, float]:
         "server": sum(spent[phase].server for phase in spent if phase != "agree"),
         "agreement, client": sum(spent[phase].client for phase in agreed),
         "agreement, server": spent["agree"].server,
-        "of all participants, client": rounds.common(session.config),
+        "of all participants, client": rounds.common(session.config, time.process_time),
         "bytes_up": sum(statistics.median(spent[phase].bytes_up) for phase in spent if phase != "upload"),
         "bytes_down": sum(
             statistics.median(spent[phase].bytes_down)
@@ -228,7 +240,7 @@ def _of_size(n: int) -> dict[str, float]:
     }
 
 
-def _exponent(sizes: list[int], values: list[float]) -> float:
+def _exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
     """The slope of log(value) over log(n)."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 

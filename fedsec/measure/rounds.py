@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, cast
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec import secagg
-from fedsec.measure.timing import timed
+from fedsec.measure.timing import Clock, Result, timed
 from fedsec.secagg import graph, identities, keys
 
 PRG = "aes128ctr"
@@ -56,7 +57,11 @@ class Round:
     """
 
     def __init__(
-        self, parameters: secagg.Parameters, vector_length: int, prg: str = PRG, cold: int | None = None
+        self,
+        parameters: secagg.Parameters,
+        vector_length: int,
+        cold: int | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         signers = [secagg.Identity.new() for _ in range(parameters.num_clients)]
         self.config = secagg.Config(
@@ -66,7 +71,7 @@ class Round:
             vector_length=vector_length,
             parameters=parameters,
             modulus_bits=BITS,
-            prg=prg,
+            prg=PRG,
             model_digest=bytes(32),
         )
         policy = secagg.Policy(parameters.max_corrupt, parameters.min_survivors, parameters.privacy_bits)
@@ -78,7 +83,7 @@ class Round:
         }
         self.inbox = dict.fromkeys(self.clients, b"")
         self.spent: dict[str, Spent] = {}
-        self._cold = cold
+        self._cold, self._clock = cold, clock
 
     @cached_property
     def vector(self) -> npt.NDArray[np.int32]:
@@ -105,8 +110,8 @@ class Round:
             if self._cold is None or turn < self._cold:
                 spent.clients.append(seconds)
             spent.bytes_up.append(len(message))
-            spent.server += timed(partial(self.server.receive, client, message))[1]
-        self.inbox, seconds = timed(self.server.close_phase)
+            spent.server += self._timed(partial(self.server.receive, client, message))[1]
+        self.inbox, seconds = self._timed(self.server.close_phase)
         spent.bytes_down = [len(message) for message in self.inbox.values()]
         spent.server += seconds
         return spent
@@ -117,10 +122,13 @@ class Round:
             forget()
         client, message = self.clients[number], self.inbox[number]
         if self.phase == "advertise":
-            return timed(client.start)
+            return self._timed(client.start)
         if self.phase == "upload":
-            return timed(lambda: self._upload(client, message))
-        return timed(lambda: cast(bytes, client.receive(message)))
+            return self._timed(lambda: self._upload(client, message))
+        return self._timed(lambda: cast(bytes, client.receive(message)))
+
+    def _timed(self, call: Callable[[], Result]) -> tuple[Result, float]:
+        return timed(call, self._clock)
 
     def _upload(self, client: secagg.Client, message: bytes) -> bytes:
         client.submit(self.vector)
@@ -139,7 +147,7 @@ def forget() -> None:
     identities._is_on_curve.cache_clear()
 
 
-def common(config: secagg.Config) -> float:
+def common(config: secagg.Config, clock: Clock = time.perf_counter) -> float:
     """Seconds of what each client computes once of the whole list of participants, if it is alone.
 
     It reads the configuration, hashes it, picks the committee and sorts the ring.
@@ -153,4 +161,4 @@ def common(config: secagg.Config) -> float:
         graph.committee(own)
         graph.neighbors(own, bytes(32), own.ids[0])
 
-    return timed(once)[1]
+    return timed(once, clock)[1]

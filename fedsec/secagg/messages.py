@@ -273,7 +273,7 @@ def decode_upload(body: bytes) -> tuple[int, memoryview]:
 def encode_set(config: Config, members: Collection[int]) -> bytes:
     """A set of participants."""
     bits = np.zeros(len(config.ids), np.uint8)
-    bits[[config.position(client) for client in members]] = 1
+    bits[[*map(config.position, members)]] = 1
     return np.packbits(bits, bitorder="little").tobytes()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,12 @@ class Server(Unpicklable):
             return self._config.h0
         return self._h1()
 
+    @cached_property
+    def _agree_text(self) -> bytes:
+        """What clients sign of the survivors, who stay the same once the uploads are closed."""
+        survivors = messages.encode_set(self._config, self.survivors)
+        return keys.agree_text(self._h1(), self._graph.root, survivors)
+
     def _h1(self) -> bytes:
         return keys.session_digest(self._graph.binding, self._config.model_digest or b"")
 
@@ -308,9 +315,7 @@ class Server(Unpicklable):
 
     def _take_agree(self, sender: int, body: bytes) -> bool:
         signature = messages.decode_signature(body)
-        survivors = messages.encode_set(self._config, self.survivors)
-        text = keys.agree_text(self._h1(), self._graph.root, survivors)
-        if not keys.is_signed(self._config.participants[sender], text, signature):
+        if not keys.is_signed(self._config.participants[sender], self._agree_text, signature):
             raise ProtocolError(f"client {sender} did not sign the survivors")
         self._collected.signatures[sender] = signature
         return True
