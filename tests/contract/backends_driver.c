@@ -1,6 +1,6 @@
-/* Every backend of this build against the portable one, without Python: for other architectures and for tools that
- * watch memory. Prints a line a backend, `same` or `skipped`, and a digest of what the portable one gives, which
- * must not depend on the machine. The argument is the step between lengths. */
+/* Every backend of this build against the portable one, without Python: for other architectures and for tools
+ * that watch memory. Prints a line a backend, `same` or `skipped`, and a digest of what the portable one
+ * gives, which must not depend on the machine. The argument is the step between lengths. */
 #include <stdio.h>
 #include <stdlib.h>
 
