@@ -7,6 +7,7 @@ which no unknown mask is left. It knows no more than that; honest clients' objec
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from protocol.secagg_loop import HEADER, explicit_randomness
@@ -35,6 +36,7 @@ class View:
     """What one client was told of keys and graph, and what it sent: all of it went over the wire."""
 
     client: int
+    root: bytes
     binding: bytes
     h1: bytes
     neighbors: tuple
@@ -84,6 +86,7 @@ class Attacker:
         commitment, sealed = messages.decode_share(shares[0])
         return View(
             client,
+            roster.root,
             binding,
             keys.session_digest(binding, config.model_digest),
             graph.neighbors(config, seed, client),
@@ -193,6 +196,7 @@ class Attacker:
                 taken.subtract(vector)
         return vector
 
+    @cached_property
     def _system(self):
         """Rows of uploads over columns of unknown masks, and over columns of clients."""
         rows = list(self._rows())
@@ -208,12 +212,18 @@ class Attacker:
 
     def sums_learned(self):
         """How many independent sums of honest vectors can be solved for."""
-        _, _, unknown, owners = self._system()
+        _, _, unknown, owners = self._system
         return rank(np.hstack([unknown, owners])) - rank(unknown)
+
+    def sums(self):
+        """Whose vectors are in each sum that can be solved for, one set for each independent one."""
+        clients, _, unknown, owners = self._system
+        found = (owners.T @ weights % PRIME for weights in null_space(unknown.T))
+        return [{clients[at] for at in np.flatnonzero(weights)} for weights in found if weights.any()]
 
     def solve(self, wanted):
         """The sum of these honest clients' vectors, if it follows from what is known; else None."""
-        clients, left, unknown, owners = self._system()
+        clients, left, unknown, owners = self._system
         if not set(wanted) <= set(clients):
             return None
         goal = np.concatenate([np.zeros(unknown.shape[1], np.int64), np.isin(clients, list(wanted))])
@@ -246,6 +256,16 @@ def eliminated(matrix):
 
 def rank(matrix):
     return len(eliminated(matrix)[1])
+
+
+def null_space(matrix):
+    """A basis of the weights w with matrix @ w = 0 mod PRIME."""
+    m, pivots = eliminated(matrix)
+    for free in sorted(set(range(matrix.shape[1])) - set(pivots)):
+        weights = np.zeros(matrix.shape[1], np.int64)
+        weights[free] = 1
+        weights[pivots] = -m[: len(pivots), free] % PRIME
+        yield weights
 
 
 def solution(matrix, goal):

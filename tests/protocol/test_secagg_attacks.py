@@ -92,28 +92,27 @@ def assert_recovered(loop, corrupt, victim=VICTIM, own_secrets=(), kind=Attacker
 # --- what a lying server does ---
 
 
-def agree_text(loop, survivors):
-    root, h1 = loop.server._graph.root, loop.server._h1()
-    return keys.agree_text(h1, root, messages.encode_set(loop.config, survivors))
-
-
 def ask_for_shares(loop, told, corrupt):
-    """Tells each client a set of survivors, gathers what was signed, and asks with all of it that is valid.
+    """Tells each client a set of survivors, gathers what was signed, and asks with all of it that fits.
 
     Corrupt clients sign anything.
     """
-    signed = {
-        client: {c: identity_of(c).sign(agree_text(loop, told[client])) for c in corrupt} for client in told
+    views = Attacker(loop).views
+    texts = {
+        client: keys.agree_text(
+            views[client].h1, views[client].root, messages.encode_set(loop.config, survivors)
+        )
+        for client, survivors in told.items()
+        if client in views
     }
-    for client, survivors in told.items():
-        answer = loop.tell(client, Kind.SURVIVORS, messages.encode_set(loop.config, survivors))
-        signature, key = (answer or b"")[HEADER:], loop.config.participants[client]
-        if client in survivors and keys.is_signed(key, agree_text(loop, survivors), signature):
-            for other in told:
-                if set(told[other]) == set(survivors):
-                    signed[other][client] = signature
-    for client in told:
-        loop.tell(client, Kind.QUORUM, messages.encode_quorum(loop.config, signed[client]))
+    signed = {client: {c: identity_of(c).sign(text) for c in corrupt} for client, text in texts.items()}
+    for client, text in texts.items():
+        answer = loop.tell(client, Kind.SURVIVORS, messages.encode_set(loop.config, told[client]))
+        for other in texts if answer and client in told[client] else ():
+            if texts[other] == text:
+                signed[other][client] = answer[HEADER:]
+    for client, signatures in signed.items():
+        loop.tell(client, Kind.QUORUM, messages.encode_quorum(loop.config, signatures))
 
 
 def all_but(loop, *clients):
@@ -407,15 +406,20 @@ def secrets_of_server(loop):
     return {i: (bytes([i, 1]) * 16, bytes([i, 2]) * 16) for i in all_but(loop, VICTIM)}
 
 
+def roster_of(loop, rows):
+    """A complete roster of these advertisements, under the root that fits them, and that root."""
+    proven = {i: Proven(advertised, b"") for i, advertised in rows.items()}
+    root = steps.root_of(loop.config, proven)
+    return messages.encode_roster(loop.config, Roster(root, {}, proven)), root
+
+
 def substitute_keys(loop, signer=None):
     """The victim's whole neighbourhood is the server's: keys, shares, masks."""
     loop.until("share")
     own = loop.server._collected.advertised[VICTIM]
     secrets, h0 = secrets_of_server(loop), loop.config.h0
     rows = {i: advertisement_of(signer, h0, i, *pair) for i, pair in secrets.items()} | {VICTIM: own}
-    proven = {i: Proven(advertised, b"") for i, advertised in rows.items()}
-    root = steps.root_of(loop.config, proven)
-    body = messages.encode_roster(loop.config, Roster(root, {}, proven))
+    body, root = roster_of(loop, rows)
     if loop.tell(VICTIM, Kind.ROSTER, body):
         binding, victim = keys.binding(h0, root, bytes(32)), Party(VICTIM, own.sealing)
         dealt = {
@@ -706,3 +710,78 @@ def test_control_without_commitments_the_ring_is_the_last_ones_choice(monkeypatc
     take_out(monkeypatch, steps, "require_reveal", check, "False")
     loop = Loop(parameters=RING, d=LENGTH)
     assert_recovered(loop, **grind_the_ring(loop))
+
+
+# --- whatever a server may think of ---
+
+ON_THE_COMPLETE_GRAPH = Parameters(**FOUR_OF_SIX)
+
+
+def some_of(rng, items, least, chance):
+    """By chance a random subset of at least so many; else all."""
+    most = len(items)
+    size = most if rng.random() > chance or most <= least else int(rng.integers(least, most + 1))
+    return [int(one) for one in rng.choice(sorted(items), size, replace=False)]
+
+
+def tell_different_rosters(loop, rng):
+    """Everybody of everybody, or some without somebody."""
+    rows = loop.server._collected.advertised
+    few = some_of(rng, rows, loop.config.parameters.threshold + 1, chance=0.5)
+    for client in loop.ids:
+        seen = few if client in few and rng.random() < 0.2 else loop.ids
+        loop.tell(client, Kind.ROSTER, roster_of(loop, {i: rows[i] for i in seen})[0])
+
+
+def tell_different_deliveries(loop, rng, chance):
+    """To each the shares of some peers that had the same roster."""
+    views = Attacker(loop).views
+    for client, view in views.items():
+        sealed = {i: v.sealed[client] for i, v in views.items() if client in v.sealed and v.root == view.root}
+        chosen = some_of(rng, sealed, loop.config.parameters.threshold, chance)
+        loop.tell(client, Kind.DELIVERY, messages.encode_delivery({i: sealed[i] for i in chosen}))
+
+
+def play_at_random(loop, rng, corrupt, chance):
+    """A server that follows no protocol, but keeps to what clients might take."""
+    loop.until("share")
+    if loop.config.is_complete:
+        tell_different_rosters(loop, rng)
+    else:
+        loop.play("share")
+    tell_different_deliveries(loop, rng, chance)
+    least = loop.config.parameters.min_survivors
+    sets = [tuple(sorted(some_of(rng, loop.ids, least, chance=0.8))) for _ in range(2)]
+    told = {i: sets[int(rng.random() < 0.05)] for i in all_but(loop, *corrupt)}
+    ask_for_shares(loop, told, corrupt)
+
+
+def sums_of_random_servers(parameters, strategies, chance=0.15):
+    """Whose vectors are in the sums that each strategy leads to; who signed the survivors."""
+    for seed in range(strategies):
+        loop = Loop(parameters=parameters, d=3, session=b"%d" % seed)
+        corrupt = loop.ids[-1:]
+        play_at_random(loop, np.random.default_rng(seed), corrupt, chance)
+        for (owner, holder), kinds in shares_let_out(loop).items():
+            assert len(kinds) == 1, (owner, holder)
+        opened = {i for i in all_but(loop, *corrupt) if messages_of(loop, i, Kind.UNMASK)}
+        yield Attacker(loop, corrupt).sums(), opened
+
+
+@pytest.mark.parametrize("parameters", [ON_THE_COMPLETE_GRAPH, FOURTEEN], ids=["complete", "sparse"])
+def test_servers_that_do_anything(parameters):
+    """[SPEC 1.1]: one sum at most, and in it all honest clients that let shares out, T - C or more."""
+    learned = 0
+    for sums, opened in sums_of_random_servers(parameters, strategies=100):
+        assert len(sums) <= 1
+        for members in sums:
+            assert members >= opened
+            assert len(opened) >= parameters.min_survivors - parameters.max_corrupt
+            learned += 1
+    assert learned > 15
+
+
+def test_control_with_fewer_shares_and_survivors_some_of_them_find_a_way():
+    weak = unchecked(**SIX | {"threshold": 2}, min_survivors=3)
+    sums = [one for one, _ in sums_of_random_servers(weak, strategies=100, chance=0.6)]
+    assert any(len(one) > 1 or any(len(members) == 1 for members in one) for one in sums)
