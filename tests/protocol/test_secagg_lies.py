@@ -4,6 +4,7 @@ import struct
 from dataclasses import replace
 
 import pytest
+from protocol.secagg_attacker import Attacker
 from protocol.secagg_loop import (
     COMPLETE_PHASES,
     HEADER,
@@ -42,6 +43,8 @@ def assert_refused(loop, kind, body, error=ProtocolError, client=VICTIM):
         victim.receive(honest)
     assert len(loop.sent[client]) == sent_before
     assert not [kinds for (_, holder), kinds in shares_let_out(loop).items() if holder == client]
+    corrupt = next(i for i in reversed(loop.ids) if i != client)
+    assert Attacker(loop, [corrupt]).solve([client]) is None
 
 
 # --- survivors and quorum ---

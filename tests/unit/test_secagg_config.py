@@ -1,6 +1,7 @@
 """Config: what it refuses, that its bytes are canonical, and whose keys it takes."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -171,6 +172,21 @@ def test_bytes_that_are_not_canonical_are_refused():
     for data in bad:
         with pytest.raises(InvalidArgumentError):
             Config.from_bytes(data, KEYS)
+
+
+@pytest.mark.parametrize("one", [config(model_digest=MODEL), config_of(SPARSE)], ids=["complete", "sparse"])
+def test_any_bit_of_the_bytes_makes_another_configuration_or_none(one):
+    """[SPEC 2.1, 3.1]: refused by name, or something else that is canonical, too."""
+    good = one.to_bytes()
+    for position, bit in itertools.product(range(len(good)), range(8)):
+        changed = bytearray(good)
+        changed[position] ^= 1 << bit
+        try:
+            other = Config.from_bytes(bytes(changed), one.participants)
+        except InvalidArgumentError:
+            continue
+        assert other != one
+        assert other.to_bytes() == changed
 
 
 def test_keys_that_are_not_in_the_trust_store_are_refused():
