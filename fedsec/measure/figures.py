@@ -43,7 +43,7 @@ class Sizes(NamedTuple):
     repeats: int
 
 
-FULL = Sizes(10**6, (10, 50), 100, 51, 100, 1000, 10**5, (100, 300, 1000, 3000), 10**8, 7)
+FULL = Sizes(10**6, (10, 50), 100, 51, 100, 1000, 10**5, (100, 300, 1000, 3000), 10**8, 10)
 QUICK = Sizes(10**5, (10,), 40, 21, 20, 40, 10**4, (20, 60), 10**6, 3)
 
 
@@ -96,24 +96,40 @@ def describe(result: dict[str, Any]) -> list[str]:
 
 
 def upload_step(sizes: Sizes) -> Iterator[Row]:
-    """From the delivery of shares and a vector that was submitted to the bytes of the upload."""
+    """From the delivery of shares and a vector to the bytes of the upload.
+
+    Ours takes integers; the peer rounds floats to integers in the same step. So there are three ratios: to
+    the peer's whole step, to that without the rounding, and with the quantisers of both.
+    """
     for neighbors in sizes.neighbors:
-        n = neighbors + 1
-        ours = Round(_complete(n), sizes.length).until("upload")
-        theirs = flower.Cohort(n, sizes.length, num_shares=n, threshold=2)
-        for stage in flower.STAGES[:2]:
-            theirs.stage(stage)
-        step = theirs.client_step(flower.STAGES[2], client=0)
-        taken: dict[str, list[float]] = {"fedsec": [], "flwr": [], "flwr, quantised before": []}
-        for client in list(ours.inbox)[: sizes.repeats + 1]:
-            taken["fedsec"].append(ours.answer(client)[1])
-            taken["flwr"].append(step())
-            with flower.quantised_before(sizes.length):
-                taken["flwr, quantised before"].append(step())
-        seconds = _medians(taken)
-        what = f"client upload step, {neighbors} neighbours, {sizes.length} words"
-        yield _ratio(what, seconds, "flwr", goal=20)
-        yield _ratio(what, seconds, "flwr, quantised before")
+        yield from _upload_step(neighbors, sizes)
+
+
+def _upload_step(neighbors: int, sizes: Sizes) -> Iterator[Row]:
+    ours, from_floats = (Round(_complete(neighbors + 1), sizes.length).until("upload") for _ in range(2))
+    floats = np.random.default_rng(0).normal(size=sizes.length).astype(np.float32)
+    grid = secagg.Quantizer(granularity=2.0**-18, max_abs=8.0, num_clients=neighbors + 1)
+    from_floats.make_vector = lambda: grid.quantize(floats)
+    step = _peer_upload(neighbors + 1, sizes.length)
+    taken: dict[str, list[float]] = {"fedsec": [], "from floats": [], "flwr": [], "flwr, integers": []}
+    for client in list(ours.inbox)[: sizes.repeats + 1]:
+        taken["fedsec"].append(ours.answer(client)[1])
+        taken["flwr"].append(step())
+        taken["from floats"].append(from_floats.answer(client)[1])
+        with flower.quantised_before(sizes.length):
+            taken["flwr, integers"].append(step())
+    seconds = _medians(taken)
+    what = f"client upload step, {neighbors} neighbours, {sizes.length} words"
+    yield _ratio(what, seconds, "flwr", goal=20)
+    yield _ratio(what, seconds, "flwr, integers")
+    yield _ratio(f"{what}, from floats", {**seconds, "fedsec": seconds["from floats"]}, "flwr")
+
+
+def _peer_upload(n: int, length: int) -> Callable[[], float]:
+    theirs = flower.Cohort(n, length, num_shares=n, threshold=2)
+    for stage in flower.STAGES[:2]:
+        theirs.stage(stage)
+    return theirs.client_step(flower.STAGES[2], client=0)
 
 
 def share_phase(sizes: Sizes) -> Iterator[Row]:

@@ -84,6 +84,7 @@ class Round:
         self.inbox = dict.fromkeys(self.clients, b"")
         self.spent: dict[str, Spent] = {}
         self._cold, self._clock = cold, clock
+        self.make_vector: Callable[[], npt.NDArray[np.integer[Any]]] = lambda: self.vector
 
     @cached_property
     def vector(self) -> npt.NDArray[np.int32]:
@@ -131,7 +132,7 @@ class Round:
         return timed(call, self._clock)
 
     def _upload(self, client: secagg.Client, message: bytes) -> bytes:
-        client.submit(self.vector)
+        client.submit(self.make_vector())
         return cast(bytes, client.receive(message))
 
     def require_right(self, survivors: int) -> None:
