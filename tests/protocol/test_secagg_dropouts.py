@@ -52,7 +52,7 @@ def check(schedule, parameters, **settings):
     return abort is None
 
 
-@pytest.mark.parametrize("parameters", [complete(3, lost=0), complete(4), complete(4, lost=0)], ids=named)
+@pytest.mark.parametrize("parameters", [complete(3, lost=0), complete(4)], ids=named)
 def test_every_client_lost_in_every_phase(parameters):
     """All 6^n schedules."""
     ids = ids_of(parameters.num_clients)
@@ -65,7 +65,7 @@ def test_every_client_lost_in_every_phase(parameters):
 
 
 @pytest.mark.parametrize(
-    "parameters", [complete(5), complete(5, lost=2, corrupt=0), complete(6, lost=2)], ids=str
+    "parameters", [complete(5), complete(5, lost=2, corrupt=0), complete(6, lost=2)], ids=named
 )
 def test_every_subset_lost_in_every_phase(parameters):
     """All pairs of a subset and a phase, 5 * 2^n of them."""
@@ -80,13 +80,13 @@ def test_every_subset_lost_in_every_phase(parameters):
 
 @pytest.mark.parametrize("parameters", [complete(5, lost=2, corrupt=0), complete(6, lost=2)], ids=named)
 def test_mixed_losses(parameters):
-    """200 schedules with a fixed seed, in which most clients stay."""
+    """150 schedules with a fixed seed, in which most clients stay."""
     rng = np.random.default_rng(parameters.num_clients)
     choices = (*[None] * 8, *COMPLETE_PHASES)
     ids = ids_of(parameters.num_clients)
     sums = [
         check({i: choices[at] for i, at in zip(ids, drawn, strict=True)}, parameters)
-        for drawn in rng.integers(len(choices), size=(200, len(ids)))
+        for drawn in rng.integers(len(choices), size=(150, len(ids)))
     ]
     assert 0 < sum(sums) < len(sums)
 
@@ -150,9 +150,9 @@ def test_each_client_of_a_ring_lost_in_each_phase(phase):
 
 
 def test_random_losses_on_a_ring():
-    """100 schedules of up to four of ten clients; with more than one lost, some abort by name."""
+    """80 schedules of up to four of ten clients; with more than one lost, some abort by name."""
     committee, sums = graph.committee(Loop(parameters=SPARSE).config), []
-    for seed in range(100):
+    for seed in range(80):
         silent = schedule_for(SPARSE, 1 + seed % 4, seed, committee)
         sums.append(assert_sum_or_named_abort(Loop(parameters=SPARSE, silent=silent)))
     assert 0 < sum(sums) < len(sums)

@@ -175,24 +175,72 @@ def test_without_a_vector_the_delivery_has_no_answer_yet():
     assert loop.finish().tolist() == loop.expected_sum(loop.ids)
 
 
-@pytest.mark.parametrize("binds", ["before start", "before the upload"])
-def test_the_model_may_be_bound_later(binds):
-    """[SPEC 3.2]: keys and shares do not wait for it, the upload does."""
-    loop = Loop(3, model_digest=None)
-    if binds != "before start":
-        loop.until("upload")
-        loop.clients[10].submit(loop.vectors[10])
-        with pytest.raises(ProtocolError, match="bind_model must be called before the upload"):
-            loop.clients[10].receive(loop.inbox[10])
-        loop.vectors.pop(10)
-    for party in (loop.server, *loop.clients.values()):
+def bind_models(*parties):
+    for party in parties:
         party.bind_model(b"d" * 32)
         with pytest.raises(ProtocolError, match="bound already"):
             party.bind_model(b"d" * 32)
-    if binds != "before start":
-        loop.server.receive(10, loop.clients[10].receive(loop.inbox[10]))
-        loop.play_others([10])
-    assert len(loop.finish()) == 3
+
+
+def test_keys_and_shares_do_not_wait_for_the_model():
+    """[SPEC 3.2]"""
+    loop = Loop(3, model_digest=None).until("upload")
+    bind_models(loop.server, *loop.clients.values())
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
+
+
+def test_an_upload_waits_for_the_model_and_nothing_changes():
+    """[SPEC 7.2]"""
+    loop = Loop(3, model_digest=None).until("upload")
+    client = loop.clients[10]
+    client.submit(loop.vectors[10])
+    with pytest.raises(ProtocolError, match="bind_model must be called before the upload"):
+        client.receive(loop.inbox[10])
+    bind_models(loop.server, *loop.clients.values())
+    loop.server.receive(10, client.receive(loop.inbox[10]))
+    loop.play_others([10])
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
+
+
+def test_an_upload_in_chunks_waits_for_the_model_too():
+    loop = Loop(3, model_digest=None).until("upload")
+    client = loop.clients[10]
+    client.receive(loop.inbox[10])
+    with pytest.raises(ProtocolError, match="bind_model must be called before the upload"):
+        client.upload(loop.vectors[10])
+    bind_models(loop.server, *loop.clients.values())
+    for chunk in client.upload(loop.vectors[10]):
+        loop.server.receive_chunk(10, chunk)
+    loop.play_others([10])
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
+
+
+@pytest.mark.parametrize(
+    ("vector", "error"),
+    [
+        (np.array([1.0, 2.0, 3.0]), InvalidTypeError),
+        (np.array([1, 2]), InvalidArgumentError),
+        ([1, 2, 3], InvalidTypeError),
+    ],
+)
+def test_a_vector_refused_for_an_upload_leaves_room_for_the_right_one(vector, error):
+    loop = Loop(3).until("upload")
+    client = loop.clients[10]
+    client.receive(loop.inbox[10])
+    with pytest.raises(error):
+        client.upload(vector)
+    for chunk in client.upload(loop.vectors[10]):
+        loop.server.receive_chunk(10, chunk)
+    loop.play_others([10])
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
+
+
+def test_the_vector_of_an_upload_is_not_changed():
+    loop = Loop(3, 100).until("upload")
+    loop.clients[10].receive(loop.inbox[10])
+    before = loop.vectors[10].copy()
+    list(loop.clients[10].upload(loop.vectors[10]))
+    assert np.array_equal(loop.vectors[10], before)
 
 
 @pytest.mark.parametrize("message", [None, "text", 3])
