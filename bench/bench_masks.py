@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fedsec import masks
+from fedsec import _kernels, masks
 from fedsec.measure.masks import describe, masked_sum
+from fedsec.secagg import Quantizer, to_residues
 
 
 @pytest.mark.parametrize("prg", masks.PRGS)
@@ -15,10 +16,41 @@ def test_masked_sum(benchmark, modulus_bits, prg):
     benchmark(masks.accumulate, out, seeds, np.ones(20, np.int8), modulus_bits, prg, num_threads=1)
 
 
-@pytest.mark.parametrize("modulus_bits", [16, 20, 32, 64])
-def test_sum_of_packed_vectors(benchmark, modulus_bits):
-    out = np.zeros(100_000, masks.lane_dtype(modulus_bits))
-    benchmark(masks.add_packed, out, masks.pack(out, modulus_bits), modulus_bits)
+@pytest.mark.parametrize("modulus_bits", [20, 32])
+@pytest.mark.parametrize("step", ["pack", "unpack", "add_packed", "numpy_add"])
+def test_wire(benchmark, step, modulus_bits):
+    out = np.ones(1_000_000, masks.lane_dtype(modulus_bits))
+    packed = masks.pack(out, modulus_bits)
+    calls = {
+        "pack": lambda: masks.pack(out, modulus_bits),
+        "unpack": lambda: masks.unpack(packed, out.size, modulus_bits),
+        "add_packed": lambda: masks.add_packed(out, packed, modulus_bits),
+        "numpy_add": lambda: np.add(out, out, out=out),
+    }
+    benchmark(calls[step])
+
+
+@pytest.mark.parametrize("step", ["split", "combine"])
+def test_sharing(benchmark, step):
+    secret, coefficients = bytes(32), bytes(range(32)) * 59
+    shares = bytes(_kernels.shamir_split(secret, coefficients, 100))
+    if step == "split":
+        benchmark(_kernels.shamir_split, secret, coefficients, 100)
+    else:
+        benchmark(_kernels.shamir_combine, bytes(range(1, 61)), shares[: 32 * 60])
+
+
+@pytest.mark.parametrize("step", ["quantize", "dequantize", "numpy_clip_scale_round"])
+def test_quantiser(benchmark, step):
+    quantizer = Quantizer(1e-4, 1.0, 100)
+    values = np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)
+    levels = to_residues(quantizer.quantize(values), quantizer.modulus_bits)
+    calls = {
+        "quantize": lambda: quantizer.quantize(values),
+        "dequantize": lambda: quantizer.dequantize(levels),
+        "numpy_clip_scale_round": lambda: np.rint(np.clip(values, -1, 1) * 1e4),
+    }
+    benchmark(calls[step])
 
 
 def test_masked_sum_beside_its_peers(benchmark, capsys):

@@ -43,6 +43,17 @@ def test_add_packed_is_unpack_and_add_in_every_lane_that_holds_the_ring(bits, la
         assert out.tolist() == expected
 
 
+@pytest.mark.parametrize("bits", [1, 7, 20, 32, 61])
+@pytest.mark.parametrize("length", [2**15 - 1, 2**15, 2**15 + 1, 3 * 2**15 + 5])
+def test_long_vectors_are_packed_in_pieces_without_a_seam(length, bits):
+    given = residues(length, bits)
+    packed = masks.pack(given, bits)
+    assert len(packed) == masks.packed_bytes(length, bits)
+    assert np.array_equal(masks.unpack(packed, length, bits), given)
+    parts = [given[start : start + 1024].tolist() for start in range(0, length, 1024)]  # whole bytes each
+    assert packed == b"".join(packing_reference.pack(part, bits) for part in parts)
+
+
 @pytest.mark.parametrize("bits", range(1, 65))
 def test_extremes_do_not_spill_into_neighbours(bits):
     for pattern in ([0, 2**bits - 1] * 9, [2**bits - 1, 0, 0] * 9, [2**bits - 1] * 17):
