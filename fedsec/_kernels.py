@@ -12,10 +12,11 @@ References
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -32,10 +33,12 @@ LANES = (16, 32, 64)
 # 32-bit block counters [RFC8439, sec. 2.3] end a seed's keystream after 2^32 blocks of 64 or 16 bytes.
 KEYSTREAM_BYTES = {"chacha20": 2**38, "aes128ctr": 2**36, "aes256ctr": 2**36}
 PRGS = tuple(KEYSTREAM_BYTES)
-# A piece of work that a thread of its own begins to pay for, and the cut between two: the largest of all
-# kernels' chunks, so that no chunk is made twice.
-THREAD_BYTES = 2**25
+# A piece of work for a thread; fewer than MIN_PIECES are not shared out, as others may run too late. Pieces are
+# cut at multiples of the largest of all kernels' chunks, so that no chunk is made twice.
+THREAD_BYTES = 2**23
+MIN_PIECES = 4
 MAX_THREADS = 2
+PIECES_A_THREAD = 8
 PIECE_BYTES = 1024
 
 Buffer = bytes | bytearray
@@ -165,17 +168,48 @@ def masked_sum(
         job = (piece, end - start, seed_rows, sign_row, len(signs), at, mask)
         _lib.fs_masked_sum(backend.table, generator, 8 * width, *job)
 
-    if out.nbytes * len(signs) < 2 * THREAD_BYTES:
+    threads = num_threads or min(MAX_THREADS, _usable_cpus())
+    pieces = min(out.nbytes * len(signs) // THREAD_BYTES, PIECES_A_THREAD * threads)
+    if threads == 1 or pieces < MIN_PIECES:
         add(0, out.size)
         return
-    pieces = min(out.nbytes * len(signs) // THREAD_BYTES, num_threads or min(MAX_THREADS, _usable_cpus()))
     cuts = [0, *_cuts(out.size, pieces, offset, PIECE_BYTES // width), out.size]
-    threads = [threading.Thread(target=add, args=ends) for ends in pairwise(cuts[1:])]
-    for thread in threads:
-        thread.start()
-    add(cuts[0], cuts[1])
-    for thread in threads:
-        thread.join()
+    _share_out(list(pairwise(cuts)), add, threads - 1)
+
+
+def _share_out(pieces: list[tuple[int, int]], add: Callable[[int, int], None], num_helpers: int) -> None:
+    """Adds all pieces, in this thread and in helpers: whoever is free takes the next one.
+
+    A helper that the system does not run in time finds nothing left, and nobody waits for it.
+    """
+    turn, at_work = threading.Condition(), 0
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        nonlocal at_work
+        while True:
+            with turn:
+                if not pieces or failed:
+                    return
+                piece, at_work = pieces.pop(), at_work + 1
+            try:
+                add(*piece)
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                with turn:
+                    at_work -= 1
+                    turn.notify()
+
+    with suppress(RuntimeError):  # no more threads to be had: this one does it all
+        for _ in range(num_helpers):
+            # Unlike threading.Thread, without waiting for the helper to run.
+            _thread.start_new_thread(work, ())
+    work()
+    with turn:
+        turn.wait_for(lambda: not at_work)
+    if failed:
+        raise failed[0]
 
 
 def _usable_cpus() -> int:

@@ -117,7 +117,7 @@ def _ours(out: Words, seeds: npt.NDArray[np.uint8]) -> Named:
                 ceiling = partial(_kernels.aes_rounds, total, ROUNDS[prg], backend)
                 yield (CEILING, backend.name, prg), Candidate(ceiling, len(seeds))
             yield (backend.name, prg, "1"), Candidate(call, n)
-    if out.nbytes * len(seeds) >= 2 * _kernels.THREAD_BYTES:
+    if out.nbytes * len(seeds) >= _kernels.MIN_PIECES * _kernels.THREAD_BYTES:
         for prg in masks.PRGS:
             call = partial(masks.accumulate, out, seeds, signs, 32, prg, num_threads=2)
             yield (best.name, prg, "2"), Candidate(call, len(seeds))
