@@ -111,7 +111,8 @@ def other_signatures(loop, survivors=None, **settings):
         ("of another session", ProtocolError),
         ("of another model", ProtocolError),
         ("of another set", ProtocolError),
-        ("of somebody who is no survivor", ProtocolError),
+        ("of one more who is no survivor", ProtocolError),
+        ("of one instead who is no survivor", ProtocolError),
         ("one bit", ProtocolError),
         ("zeros", ProtocolError),
     ],
@@ -122,7 +123,9 @@ def test_quorums_that_lie(lie, error):
     honest = quorum_of(loop)
     one = honest[20]
     assert list(honest) == [10, 20, 30]
-    stranger = identity_of(40).sign(bytes(100))
+    root, h1 = loop.server._graph.root, loop.server._h1()
+    text = steps.keys.agree_text(h1, root, messages.encode_set(loop.config, honest))
+    stranger = identity_of(40).sign(text)
     lies = {
         "fewer than T": lambda: {10: honest[10], 20: one},
         "nobody": dict,
@@ -131,7 +134,8 @@ def test_quorums_that_lie(lie, error):
         "of another session": lambda: other_signatures(loop, silent={40: "upload"}, session=b"t"),
         "of another model": lambda: other_signatures(loop, silent={40: "upload"}, model_digest=bytes(32)),
         "of another set": lambda: other_signatures(loop),
-        "of somebody who is no survivor": lambda: honest | {40: stranger},
+        "of one more who is no survivor": lambda: honest | {40: stranger},
+        "of one instead who is no survivor": lambda: {10: honest[10], 20: one, 40: stranger},
         "one bit": lambda: honest | {20: one[:-1] + bytes([one[-1] ^ 1])},
         "zeros": lambda: dict.fromkeys(honest, bytes(64)),
     }
