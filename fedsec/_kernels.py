@@ -33,7 +33,7 @@ LANES = (16, 32, 64)
 # 32-bit block counters [RFC8439, sec. 2.3] end a seed's keystream after 2^32 blocks of 64 or 16 bytes.
 KEYSTREAM_BYTES = {"chacha20": 2**38, "aes128ctr": 2**36, "aes256ctr": 2**36}
 PRGS = tuple(KEYSTREAM_BYTES)
-# A piece of work for a thread; fewer than MIN_PIECES are not shared out, as others may run too late. Pieces are
+# A piece of work for a thread; fewer than MIN_PIECES are not shared out, as others may run too late. They are
 # cut at multiples of the largest of all kernels' chunks, so that no chunk is made twice.
 THREAD_BYTES = 2**23
 MIN_PIECES = 4
