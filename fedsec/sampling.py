@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fedsec import _kernels, masks
 from fedsec._checks import probability, whole
 
-__all__ = ["fixed_size", "poisson"]
+__all__ = ["fixed_size", "permutation", "poisson", "uniform"]
 
 
 def poisson(population_size: int, sampling_probability: float) -> npt.NDArray[np.int64]:
@@ -37,6 +37,23 @@ def fixed_size(population_size: int, sample_size: int) -> npt.NDArray[np.int64]:
     size = whole("population_size", population_size, minimum=0)
     count = whole("sample_size", sample_size, minimum=0, maximum=size)
     return np.sort(np.argsort(_random_words(size), kind="stable")[:count])
+
+
+def permutation(size: int) -> npt.NDArray[np.int64]:
+    """The numbers below `size` in uniformly random order, up to a distance of size**2 / 2**65."""
+    count = whole("size", size, minimum=0)
+    return np.argsort(_random_words(count), kind="stable")
+
+
+def uniform(count: int, bound: int) -> npt.NDArray[np.int64]:
+    """`count` independent numbers, each uniform below `bound`: words that favour some are drawn again."""
+    number = whole("count", count, minimum=0)
+    most = whole("bound", bound, minimum=1, maximum=2**62)
+    limit = np.uint64(2**64 - 1 - 2**64 % most)
+    words = _random_words(number)
+    while (late := np.flatnonzero(words > limit)).size:
+        words[late] = _random_words(late.size)
+    return (words % np.uint64(most)).astype(np.int64)
 
 
 def _random_words(count: int) -> npt.NDArray[np.uint64]:

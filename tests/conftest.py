@@ -18,6 +18,7 @@ if find_spec("torch"):
     collect_ignore_glob = []
 else:
     collect_ignore_glob = [
+        "property/test_book_keeping_properties.py",
         "unit/test_clipping_*.py",
         "unit/test_demo_models.py",
         "unit/test_demo_run.py",

@@ -13,7 +13,24 @@ except ImportError:
         "clipping and federated averaging need torch: pip install 'fedsec[torch]'"
     ) from None
 
+from fedsec.clipping.bookkeeping import BookKeeper, clipped_sum
+from fedsec.clipping.bounds import AutomaticClipping, ClippingRule, FlatClipping, PerLayerClipping
+from fedsec.clipping.gradients import RecordGradients
+from fedsec.clipping.layers import fix
 from fedsec.clipping.records import RecordClipper
 from fedsec.clipping.updates import ClippedUpdate, UpdateClipper, clip_update
 
-__all__ = ["ClippedUpdate", "RecordClipper", "UpdateClipper", "clip_update"]
+__all__ = [
+    "AutomaticClipping",
+    "BookKeeper",
+    "ClippedUpdate",
+    "ClippingRule",
+    "FlatClipping",
+    "PerLayerClipping",
+    "RecordClipper",
+    "RecordGradients",
+    "UpdateClipper",
+    "clip_update",
+    "clipped_sum",
+    "fix",
+]

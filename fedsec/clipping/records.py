@@ -25,6 +25,7 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from fedsec._checks import positive, whole
+from fedsec.clipping.layers import refuse_mixing_layers
 from fedsec.clipping.updates import FLOAT_SLACK, require_clip_norm
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError, UnsupportedError
 
@@ -182,15 +183,6 @@ def per_record_gradients(
             ) from None
 
     return gradients
-
-
-def refuse_mixing_layers(model: torch.nn.Module) -> None:
-    """BatchNorm in training mode mixes the records of a batch: no per-record bound exists."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training:
-            raise UnsupportedError(
-                f"{name} ({type(module).__name__}) mixes the records of a batch: use GroupNorm, or eval mode"
-            )
 
 
 def _first_non_finite(gradients: dict[str, torch.Tensor]) -> str:

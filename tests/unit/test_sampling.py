@@ -67,3 +67,40 @@ def test_fixed_size_refuses():
         sampling.fixed_size(3, 4)
     with pytest.raises(InvalidTypeError):
         sampling.fixed_size(3, 1.0)
+
+
+@pytest.mark.usefixtures("fixed_keys")
+def test_permutations_are_uniform():
+    """False alarm over keys: 6e-9. Each count is binomial(3000, 1/6), standard deviation 20.4."""
+    counts = {}
+    for _ in range(3000):
+        order = tuple(sampling.permutation(3).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert set(counts) == {(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)}
+    assert all(abs(count - 500) < 6.2 * 20.4 for count in counts.values())
+    assert sampling.permutation(0).size == 0
+
+
+@pytest.mark.usefixtures("fixed_keys")
+def test_uniform_numbers_are_uniform():
+    """False alarm over keys: 4e-9. Each count is binomial(70000, 1/7), standard deviation 92.6."""
+    counts = np.bincount(sampling.uniform(70_000, 7), minlength=7)
+    assert counts.size == 7
+    assert np.all(np.abs(counts - 10_000) < 6.2 * 92.6)
+    assert not sampling.uniform(5, 1).any()
+    assert sampling.uniform(0, 5).size == 0
+
+
+def test_words_that_would_favour_some_numbers_are_drawn_again(monkeypatch):
+    words = iter([[2**64 - 1, 2**64 - 2, 5], [2**64 - 1], [9]])
+    monkeypatch.setattr(sampling, "_random_words", lambda count: np.array(next(words)[:count], np.uint64))
+    assert sampling.uniform(3, 3).tolist() == [0, 2, 2]
+    assert next(words, None) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"), [("uniform", (-1, 2)), ("uniform", (3, 0)), ("permutation", (-1,))]
+)
+def test_other_draws_refuse(function, arguments):
+    with pytest.raises(InvalidArgumentError):
+        getattr(sampling, function)(*arguments)

@@ -1,0 +1,279 @@
+"""The book-keeping engine: per-record gradients from one forward and one backward of the user's own model.
+
+    keeper = BookKeeper(model)
+    keeper.begin(rows=64)                  # the next forward passes are of 64 records
+    losses = ...model(x)...                # (64,), one loss a record
+    keeper.backward(losses)
+    gradients = keeper.collect()           # norms, and sums under any factors
+
+Hooks on the outermost module switch the capture on and off (`capture`); nothing of the model is replaced. A
+raw gradient that arrives at a parameter all the same, because it was used in a way that the capture did not
+see, is an error: `param.grad` stays None.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+
+from fedsec._checks import whole
+from fedsec.clipping import attention, convolution, recurrent  # noqa: F401 (they add their rules)
+from fedsec.clipping.bounds import ClippingRule, Groups
+from fedsec.clipping.capture import Capture, mark
+from fedsec.clipping.gradients import RecordGradients
+from fedsec.clipping.layers import refuse_mixing_layers
+from fedsec.errors import (
+    InvalidArgumentError,
+    InvalidTypeError,
+    NonFiniteError,
+    ProtocolError,
+    UnsupportedError,
+)
+
+_ATTACHED = "_fedsec_book_keeper"
+
+
+class BookKeeper:
+    """Captures the gradients of single records in a model's own backward pass.
+
+    Parameters
+    ----------
+    model : Module
+        Not changed; it gets two hooks and its trainable parameters one each, until `close`. Parameters that
+        do not require gradients, now, take no part.
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidTypeError
+        No parameter requires gradients, or one is not float32 or float64.
+    UnsupportedError
+        The model is compiled already, is attached elsewhere, or holds a layer that mixes records (BatchNorm
+        in training mode).
+
+    Notes
+    -----
+    Guarantee: a record's captured gradient is what ``losses[i].backward()`` alone would give, rounding aside,
+    and never includes a gradient of which the capture has not seen every use (`NonFiniteError`,
+    `UnsupportedError` and `ProtocolError` instead). That a row's numbers do not depend on other rows rests on
+    kernels that treat rows of a batch of one shape alike, as for `RecordClipper`.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if hasattr(model, "_orig_mod"):
+            raise UnsupportedError("the model is compiled already: attach first, then torch.compile")
+        if getattr(model, _ATTACHED, None):
+            raise UnsupportedError("the model is attached already: detach the other one first")
+        refuse_mixing_layers(model)
+        self.model = model
+        self.parameters = _trainable(model)
+        self.layers = _layers(model, tuple(self.parameters))
+        self._capture: Capture | None = None
+        self._open = False
+        self._depth = 0
+        self._versions: dict[str, int] = {}
+        self._handles: list[Any] = [
+            model.register_forward_pre_hook(_Inert(self._enter), with_kwargs=True),
+            model.register_forward_hook(_Inert(self._leave), always_call=True),
+        ]
+        for name, parameter in self.parameters.items():
+            handle = parameter.register_hook(_Inert(_refusal(name)))  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
+        object.__setattr__(model, _ATTACHED, _Inert(None))
+
+    def close(self) -> None:
+        """Take the hooks off; the model is as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._capture = None
+        self.model.__dict__.pop(_ATTACHED, None)
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    def begin(self, rows: int, *, seed: int | None = None) -> None:
+        """Say that the next forward passes are of `rows` records; what was not collected is dropped."""
+        whole("rows", rows, minimum=1)
+        self._capture = Capture(self.parameters, rows, seed)
+        self._open = True
+        self._versions = {name: p._version for name, p in self.parameters.items()}
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def drop(self) -> None:
+        """Forget what was captured."""
+        self._capture = None
+        self._open = False
+
+    def backward(self, losses: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Run backward from one loss a record, (rows,), each with weight 1, or its own of 0 or 1.
+
+        Raises
+        ------
+        InvalidArgumentError, InvalidTypeError
+            Not a tensor of that shape.
+        NonFiniteError
+            A loss is NaN or infinite.
+        """
+        rows = self._active().rows
+        if not isinstance(losses, torch.Tensor):
+            raise InvalidTypeError(f"losses must be a tensor, got {type(losses).__name__}")
+        if tuple(losses.shape) != (rows,):
+            raise InvalidArgumentError(
+                f"losses must be one loss a record (reduction='none'), shape ({rows},), got "
+                f"{tuple(losses.shape)}"
+            )
+        chosen = torch.ones_like(losses) if weights is None else weights.to(losses)
+        if not bool(torch.isfinite(losses.detach()[chosen != 0]).all()):
+            worst = losses.detach()[~torch.isfinite(losses.detach())][0].item()
+            raise NonFiniteError(f"losses must be finite, got {worst}")
+        if not losses.requires_grad:
+            raise InvalidArgumentError("losses do not depend on the model: was it run on this micro-batch?")
+        losses.backward(gradient=chosen)  # type: ignore[no-untyped-call]
+
+    @property
+    def arrived(self) -> bool:
+        """Whether any gradient has been captured since `begin`."""
+        return self._capture is not None and self._capture.arrived > 0
+
+    def collect(self) -> RecordGradients:
+        """The gradients of all records since `begin`, once.
+
+        Raises
+        ------
+        ProtocolError
+            No backward was run, or not through every use of a parameter; parameters changed in between.
+        """
+        capture = self._active()
+        for name, parameter in self.parameters.items():
+            if parameter._version != self._versions[name]:
+                raise ProtocolError(f"{name} was changed between forward and backward")
+        if not capture.arrived:
+            raise ProtocolError("no backward has run since the micro-batch began")
+        self.drop()
+        return capture.collect()
+
+    def _active(self) -> Capture:
+        if self._capture is None:
+            raise ProtocolError("no micro-batch has begun, or it has been collected")
+        return self._capture
+
+    # ---- hooks on the outermost module
+
+    def _enter(self, _module: Any, args: Any, kwargs: Any) -> None:
+        if self._open and self._capture is not None and torch.is_grad_enabled():
+            if self._depth == 0:
+                mark((args, kwargs))
+                self._capture.__enter__()  # type: ignore[no-untyped-call]
+            self._depth += 1
+
+    def _leave(self, *_: Any) -> None:
+        if self._depth:
+            self._depth -= 1
+            if self._depth == 0 and self._capture is not None:
+                self._capture.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+class _Inert:
+    """A hook that copies and pickles of the model hold as one that does nothing."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return None if self._call is None else self._call(*arguments, **keywords)
+
+    def __deepcopy__(self, _memo: Any) -> _Nothing:
+        return _Nothing()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Nothing, ()
+
+
+class _Nothing:
+    def __bool__(self) -> bool:
+        return False
+
+    def __call__(self, *_arguments: Any, **_keywords: Any) -> None:
+        return None
+
+
+def _refusal(name: str) -> Any:
+    def refuse(_gradient: torch.Tensor) -> NoReturn:
+        raise UnsupportedError(
+            f"a gradient of the whole batch reached {name}: it was used outside of the model's forward, "
+            "under "
+            "checkpointing or in a way that cannot be split by record; or this batch is not one of "
+            "privacy.loader()"
+        )
+
+    return refuse
+
+
+def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise InvalidArgumentError("the model has no parameter that requires gradients")
+    for name, parameter in parameters.items():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise InvalidTypeError(f"{name} must be float32 or float64, got {parameter.dtype}")
+    return parameters
+
+
+def _layers(model: torch.nn.Module, names: tuple[str, ...]) -> Groups:
+    """Parameters by the module that owns them."""
+    del model
+    owners: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        owners.setdefault(name.rpartition(".")[0], []).append(i)
+    return tuple(tuple(rows) for rows in owners.values())
+
+
+def clipped_sum(
+    keeper: BookKeeper, gradients: RecordGradients, rule: ClippingRule, num_records: int, scale: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """The sum over the first `num_records` records of what a rule leaves of `scale` times each gradient.
+
+    Returns
+    -------
+    dict of names to float64 tensors
+        Of every trainable parameter, zero where no record has a gradient. One record adds at most
+        ``rule.l2_sensitivity`` in L2 norm over all of them.
+
+    Raises
+    ------
+    NonFiniteError
+        A record's gradient is NaN or infinite.
+    """
+    if num_records == 0:
+        return _completed(keeper, {})
+    gradients.require_finite(num_records)
+    squares = gradients.squared_norms[:, :num_records] * scale**2
+    everything = list(keeper.parameters)
+    layers = tuple(
+        rows
+        for layer in keeper.layers
+        if (
+            rows := tuple(
+                gradients.names.index(everything[i]) for i in layer if everything[i] in gradients.names
+            )
+        )
+    )
+    factors = rule.factors(squares, layers) * scale
+    return _completed(keeper, gradients.weighted_sums(factors))
+
+
+def _completed(keeper: BookKeeper, sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Zeros for parameters that no record has a gradient of."""
+    return {
+        name: sums[name] if name in sums else torch.zeros(p.shape, dtype=torch.float64, device=p.device)
+        for name, p in keeper.parameters.items()
+    }

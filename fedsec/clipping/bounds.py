@@ -1,0 +1,123 @@
+"""How much of each record's gradient enters the sum: the clipping rules, and the sensitivity of each.
+
+A rule turns the norms of records' gradients into factors. Whatever it is given, one record adds at most
+`l2_sensitivity` to the sum, rounding included: that is what the noise is scaled by.
+
+References
+----------
+[ACG+16] Abadi et al. Deep Learning with Differential Privacy. CCS 2016, Alg. 1 (flat).
+[MRTZ18] McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models. 2018,
+    sec. 3.2 (per layer).
+[BWZK23a] Bu, Wang, Zha, Karypis. Automatic Clipping: Differentially Private Deep Learning Made Easier and
+    Stronger. NeurIPS 2023 (AUTO-S).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fedsec._checks import positive, within
+from fedsec.clipping.gradients import NORM_SLACK, SUM_SLACK
+from fedsec.clipping.updates import FLOAT_SLACK
+
+# Far enough from the ends of float32 that squares of what matters neither overflow nor vanish in a norm.
+MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-8, 1e8
+
+Groups = tuple[tuple[int, ...], ...]
+
+
+class ClippingRule(Protocol):
+    """What a rule has to offer."""
+
+    @property
+    def l2_sensitivity(self) -> float:
+        """The most, in L2 norm, that adding or removing one record changes the sum, rounding included."""
+        ...
+
+    def factors(self, squared_norms: torch.Tensor, layers: Groups) -> torch.Tensor:
+        """The factor of each record's gradient of each parameter.
+
+        Parameters
+        ----------
+        squared_norms : float64 tensor (parameters, records)
+            Finite.
+        layers : tuple of tuple of int
+            Which parameters belong to one layer; all of them, each once.
+
+        Returns
+        -------
+        float64 tensor (parameters, records), zero or above
+        """
+        ...
+
+    def clipped(self, squared_norms: torch.Tensor) -> int:
+        """How many records are beyond the bound: a figure that no guarantee covers."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Bound:
+    l2_clip_norm: float
+
+    def __post_init__(self) -> None:
+        within("l2_clip_norm", self.l2_clip_norm, MIN_CLIP_NORM, MAX_CLIP_NORM)
+
+    @property
+    def l2_sensitivity(self) -> float:
+        """The clip norm, enlarged by what floating-point rounding may add to a sum in random order: 0.1 %."""
+        return self.l2_clip_norm * (1.0 + SUM_SLACK + FLOAT_SLACK)
+
+    @property
+    def _reachable(self) -> float:
+        """What a norm as computed may be, so that the true one is within the bound."""
+        return self.l2_clip_norm * (1.0 - NORM_SLACK)
+
+    def clipped(self, squared_norms: torch.Tensor) -> int:
+        """How many records' whole gradients are longer than `l2_clip_norm`."""
+        return int((squared_norms.sum(dim=0) > self.l2_clip_norm**2).sum())
+
+
+class FlatClipping(_Bound):
+    """A record's whole gradient is scaled down to `l2_clip_norm` where it is longer [ACG+16]."""
+
+    def factors(self, squared_norms: torch.Tensor, layers: Groups) -> torch.Tensor:
+        """min(1, C / norm), the same for all parameters; see `ClippingRule`."""
+        return _limited(squared_norms.sum(dim=0), self._reachable).expand_as(squared_norms)
+
+
+class PerLayerClipping(_Bound):
+    """Each layer's part is clipped on its own, to `l2_clip_norm` / sqrt(number of layers) [MRTZ18]."""
+
+    def factors(self, squared_norms: torch.Tensor, layers: Groups) -> torch.Tensor:
+        """min(1, C / sqrt(L) / norm of the layer); see `ClippingRule`."""
+        result = torch.empty_like(squared_norms)
+        for layer in layers:
+            rows = list(layer)
+            result[rows] = _limited(squared_norms[rows].sum(dim=0), self._reachable / len(layers) ** 0.5)
+        return result
+
+
+@dataclass(frozen=True)
+class AutomaticClipping(_Bound):
+    """Each record's gradient is normalised: C / (norm + gamma), so that no threshold is tuned [BWZK23a].
+
+    `gamma` keeps records apart whose gradients are tiny; its unit is that of a gradient's norm.
+    """
+
+    gamma: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("gamma", self.gamma)
+
+    def factors(self, squared_norms: torch.Tensor, layers: Groups) -> torch.Tensor:
+        """C / (norm + gamma), the same for all parameters; see `ClippingRule`."""
+        norms = squared_norms.sum(dim=0).sqrt()
+        return (self._reachable / (norms + self.gamma)).expand_as(squared_norms)
+
+
+def _limited(squares: torch.Tensor, bound: float) -> torch.Tensor:
+    return torch.clamp(bound / squares.sqrt(), max=1.0)

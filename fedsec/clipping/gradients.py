@@ -1,0 +1,308 @@
+"""Each record's gradient of each parameter, held in the form that takes least, and its clipped sum.
+
+A use of a parameter in a forward pass leaves one of two pieces behind:
+
+- `Dense`: the records' own gradients, one row each; for small parameters and whatever has no better form;
+- `Outer`: the gradient of a matrix as a sum over positions of left ⊗ right, never formed. Its norms come from
+  Gram matrices over positions ("ghost norms" [LTLH22]), its clipped sum is one product of matrices with the
+  records' factors in it ("book-keeping" [BWZK23]). An embedding's left side is the numbers of its rows.
+
+Pieces of one parameter are added before the norm is taken, so a weight that is used several times counts
+once.
+
+Rounding. What is in the model's own precision belongs to one record alone (its activations, what arrives at
+its outputs, its own gradient), or to one block of `BLOCK` records. All else is in float64: sums over blocks,
+and every sum over positions that may cancel. So where the records of a step come in random order, two
+neighbouring batches can be laid out such that they differ in two blocks at most, and their sums by the
+clipped gradient of one record plus the rounding of these blocks, which `SUM_SLACK` bounds; docs/training.md
+has the proof. Norms are never below the truth by more than a relative `NORM_SLACK`, which the rules in
+`bounds` take off.
+
+References
+----------
+[LTLH22] Li, Tramèr, Liang, Hashimoto. Large Language Models Can Be Strong Differentially Private Learners.
+    ICLR 2022, sec. 4.
+[BWZK23] Bu, Wang, Zha, Karypis. Differentially Private Optimization on Large Model at Small Cost. ICML 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedsec.errors import InvalidArgumentError, NonFiniteError
+
+# A record's gradient is formed where it takes at most this many times the memory of what it comes from.
+_KEEP = 2
+# How many elements are widened to float64 at a time: they stay in the cache.
+_WIDENED = 2**18
+# Squares are added in the model's precision over so many coordinates, then in float64.
+_CHUNK = 128
+
+# So many records are added up in the model's precision. Four such sums (two blocks in each of two neighbours)
+# err by at most 4 BLOCK (BLOCK + 1) 2**-24 (1 + 2**-17) of a clipped record in float32, in any order of
+# summation.
+BLOCK = 64
+SUM_SLACK = 0.001
+# (128 + 1) 2**-24 / 2 of a norm in float32, and far less for Gram matrices in float64.
+NORM_SLACK = 2.0**-17
+
+# A record's mass m = sum of |left| |right| over positions bounds what rounding may do to its part of a sum. A
+# Gram sum of up to 2**12 terms errs by at most 2**-40 m**2, which is added; and no record counts as shorter
+# than 2**-8 m, so that a clipped record's mass is at most 2**8 C. Then float64 errs by N 2**-53 B 2**8 C in a
+# sum of B records and N terms a coordinate, in each of two neighbours: by 2**-21 C together, as long as N B
+# is at most
+_GHOST_SLACK, _LEAST_SHARE = 2.0**-40, 2.0**-16
+MAX_TERMS = 2**23
+
+
+@dataclass
+class Dense:
+    """The records' own gradients (rows, d); `shape` and `permutation` lead to the parameter's order."""
+
+    values: torch.Tensor
+    shape: tuple[int, ...]
+    permutation: tuple[int, ...] = ()
+
+    def squared_norms(self) -> torch.Tensor:
+        """Squared L2 norms (rows,), float64."""
+        whole = self.values.shape[1] // _CHUNK * _CHUNK
+        rest = self.values[:, whole:].double().square().sum(dim=1)
+        if not whole:
+            return rest
+        chunks = self.values[:, :whole].view(len(self.values), -1, _CHUNK)
+        norms: torch.Tensor = torch.linalg.vector_norm(chunks, dim=2)
+        return norms.double().square_().sum(dim=1) + rest
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """The sum of rows times factors (rows,), in the parameter's shape, float64."""
+        total = self.values.new_zeros(self.values.shape[1], dtype=torch.float64)
+        for rows in _blocks(len(factors), BLOCK):
+            total += factors[rows].to(self.values.dtype) @ self.values[rows]
+        return self._arranged(total.unsqueeze(0))[0]
+
+    def terms(self) -> int:
+        """How many numbers meet in one coordinate of the sum."""
+        return len(self.values)
+
+    def arranged(self) -> torch.Tensor:
+        """The gradients as (rows, *parameter shape)."""
+        return self._arranged(self.values)
+
+    def _arranged(self, values: torch.Tensor) -> torch.Tensor:
+        arranged = values.view(len(values), *self.shape)
+        if self.permutation:
+            arranged = arranged.permute(0, *(1 + axis for axis in self.permutation))
+        return arranged
+
+
+@dataclass
+class Outer:
+    """A matrix's gradient as a sum over positions of left ⊗ right.
+
+    left: (rows, positions, m), or integers (rows, positions) below `m` that stand for unit vectors; right:
+    (rows, positions, n); `shape`: that of the parameter, with m * n elements in the same order.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    m: int
+    shape: tuple[int, ...]
+
+    @property
+    def unit(self) -> bool:
+        """Whether the left side is the numbers of rows."""
+        return not self.left.is_floating_point()
+
+    def small(self) -> bool:
+        """Whether the gradients themselves take little more than the sides."""
+        sides = self.left[0].numel() + self.right[0].numel()
+        return self.m * self.right.shape[-1] <= _KEEP * sides
+
+    def dense(self) -> Dense:
+        """The records' own gradients."""
+        if self.unit:
+            size = (len(self.left), self.m, self.right.shape[-1])
+            index = self.left.unsqueeze(-1).expand_as(self.right)
+            values = self.right.new_zeros(size).scatter_add_(1, index, self.right)
+        else:
+            values = torch.bmm(self.left.mT, self.right)
+        return Dense(values.flatten(1), self.shape)
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """The sum of gradients times factors (rows,), in the parameter's shape, float64."""
+        n = self.right.shape[2]
+        total = self.right.new_zeros(self.m, n, dtype=torch.float64)
+        if self.right.shape[1] == 1 and not self.unit:
+            self._add_single(total, factors.to(self.right.dtype))
+        else:
+            self._add_all(total, factors)
+        return total.view(self.shape)
+
+    def _add_single(self, total: torch.Tensor, factors: torch.Tensor) -> None:
+        """One position: nothing can cancel within a record."""
+        for rows in _blocks(len(factors), BLOCK):
+            total += (self.left[rows, 0] * factors[rows, None]).T @ self.right[rows, 0]
+
+    def _add_all(self, total: torch.Tensor, factors: torch.Tensor) -> None:
+        """Many positions: in float64."""
+        size = self.right[0].numel() + self.left[0].numel()
+        for rows in _blocks(len(factors), max(1, _WIDENED // size)):
+            right = (self.right[rows].double() * factors[rows, None, None]).flatten(0, 1)
+            if self.unit:
+                total.index_add_(0, self.left[rows].flatten(), right)
+            else:
+                total.addmm_(self.left[rows].double().flatten(0, 1).T, right)
+
+    def terms(self) -> int:
+        """How many numbers meet in one coordinate of the sum."""
+        return self.left.shape[0] * self.left.shape[1]
+
+
+Piece = Dense | Outer
+
+
+class Gathered:
+    """All pieces of one parameter, brought to as few as possible: what the engine asks for norms and sums."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        outers = _joined([piece for piece in pieces if isinstance(piece, Outer)])
+        dense = [piece for piece in pieces if isinstance(piece, Dense)]
+        if dense or all(outer.small() for outer in outers):
+            dense, outers = dense + [outer.dense() for outer in outers], []
+        self.outers = outers
+        self.dense = _added(dense) if dense else None
+
+    def squared_norms(self) -> torch.Tensor:
+        """Squared L2 norms (rows,) of the parameter's gradients, float64."""
+        return _ghost_norms(self.outers) if self.dense is None else self.dense.squared_norms()
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """The sum over the first len(factors) records of factor times gradient, float64."""
+        parts = self.outers if self.dense is None else [self.dense]
+        if sum(part.terms() for part in parts) * len(factors) > MAX_TERMS:
+            raise InvalidArgumentError(
+                f"a sum over {len(factors)} records adds {sum(part.terms() for part in parts)} terms in one "
+                "coordinate: take smaller physical batches"
+            )
+        total = parts[0].weighted_sum(factors)
+        for part in parts[1:]:
+            total += part.weighted_sum(factors)
+        return total
+
+
+def _added(pieces: Sequence[Dense]) -> Dense:
+    if len(pieces) == 1:
+        return pieces[0]
+    total = pieces[0].arranged().clone()
+    for piece in pieces[1:]:
+        total += piece.arranged()
+    return Dense(total.flatten(1), tuple(total.shape[1:]))
+
+
+def _joined(outers: Sequence[Outer]) -> list[Outer]:
+    """At most one piece with dense sides and one with row numbers, positions beside each other."""
+    joined = []
+    for kind in (False, True):
+        same = [outer for outer in outers if outer.unit is kind]
+        if len(same) > 1:
+            left = torch.cat([outer.left for outer in same], dim=1)
+            right = torch.cat([outer.right for outer in same], dim=1)
+            joined.append(Outer(left, right, same[0].m, same[0].shape))
+        else:
+            joined += same
+    return joined
+
+
+def _ghost_norms(outers: Sequence[Outer]) -> torch.Tensor:
+    """Squared norms of sums of outer products: the sum of <left_s, left_t> <right_s, right_t> [LTLH22]."""
+    first = outers[0]
+    if len(outers) == 1 and first.right.shape[1] == 1:
+        squares = _squares(first.right[:, 0])
+        return squares if first.unit else squares * _squares(first.left[:, 0])
+    total = torch.zeros(len(first.left), dtype=torch.float64, device=first.right.device)
+    size = sum(outer.left[0].numel() + outer.right[0].numel() for outer in outers)
+    for rows in _blocks(len(first.left), max(1, _WIDENED // size)):
+        total[rows] = _gram_sum([Outer(o.left[rows], o.right[rows], o.m, o.shape) for o in outers])
+    return total
+
+
+def _gram_sum(outers: Sequence[Outer]) -> torch.Tensor:
+    total: torch.Tensor | float = 0.0
+    mass: torch.Tensor | float = 0.0
+    wide = [Outer(o.left if o.unit else o.left.double(), o.right.double(), o.m, o.shape) for o in outers]
+    for i, one in enumerate(wide):
+        mass = mass + (_lengths(one.left) * _lengths(one.right)).sum(dim=1)
+        for j, other in enumerate(wide[: i + 1]):
+            products = _gram(one.left, other.left) * torch.bmm(one.right, other.right.mT)
+            total = total + (1.0 if i == j else 2.0) * products.sum(dim=(1, 2))
+    squared_mass = torch.as_tensor(mass) ** 2
+    return torch.maximum(torch.as_tensor(total) + _GHOST_SLACK * squared_mass, _LEAST_SHARE * squared_mass)
+
+
+def _gram(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Inner products (rows, positions of one, positions of other) of left sides."""
+    if one.is_floating_point() and other.is_floating_point():
+        return torch.bmm(one, other.mT)
+    if one.is_floating_point():
+        return torch.gather(one, 2, other.unsqueeze(1).expand(-1, one.shape[1], -1))
+    if other.is_floating_point():
+        return _gram(other, one).mT
+    return (one.unsqueeze(2) == other.unsqueeze(1)).double()
+
+
+def _lengths(side: torch.Tensor) -> torch.Tensor:
+    if not side.is_floating_point():
+        return torch.ones(side.shape, dtype=torch.float64, device=side.device)
+    squares: torch.Tensor = torch.linalg.vecdot(side, side)
+    return squares.sqrt()
+
+
+def _squares(values: torch.Tensor) -> torch.Tensor:
+    return Dense(values, tuple(values.shape[1:])).squared_norms()
+
+
+def _blocks(count: int, step: int) -> Iterator[slice]:
+    """Slices of `step` rows, the last one shorter."""
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+class RecordGradients:
+    """The gradients of all records of one micro-batch, by parameter; made by `BookKeeper.collect`.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The parameters that any record has a gradient of, in the order of ``model.named_parameters()``.
+    squared_norms : float64 tensor (parameters, rows)
+        Of each record's gradient of each parameter; norms are never below the truth by
+        more than a relative `NORM_SLACK`.
+    """
+
+    def __init__(self, gathered: Mapping[str, Gathered], rows: int) -> None:
+        self._gathered = dict(gathered)
+        self.names = tuple(self._gathered)
+        norms = [part.squared_norms() for part in self._gathered.values()]
+        self.squared_norms = torch.stack(norms) if norms else torch.zeros(0, rows, dtype=torch.float64)
+
+    def require_finite(self, num_records: int) -> None:
+        """Raise NonFiniteError naming a parameter if one of the first records' gradients is not finite."""
+        finite = torch.isfinite(self.squared_norms[:, :num_records]).all(dim=1)
+        for name, fine in zip(self.names, finite.tolist(), strict=True):
+            if not fine:
+                raise NonFiniteError(f"a record's gradient of {name} is not finite")
+
+    def weighted_sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """For each parameter the sum over the first n records of factor times gradient, float64.
+
+        Parameters
+        ----------
+        factors : float64 tensor (parameters, n)
+            Zero or above, n at most the number of rows.
+        """
+        return {
+            name: part.weighted_sum(row)
+            for (name, part), row in zip(self._gathered.items(), factors, strict=True)
+        }

@@ -1,0 +1,541 @@
+"""The book-keeping engine: what it sees, what it refuses, and that the model stays the user's own."""
+
+import copy
+import io
+import logging
+import math
+
+import pytest
+import torch
+from reference.book_keeping_cases import loss, make
+from torch import nn
+
+from fedsec import clipping
+from fedsec.clipping import AutomaticClipping, BookKeeper, FlatClipping, clipped_sum
+from fedsec.clipping.gradients import BLOCK, MAX_TERMS, NORM_SLACK, SUM_SLACK, Dense, Gathered, Outer
+from fedsec.errors import (
+    InvalidArgumentError,
+    InvalidTypeError,
+    NonFiniteError,
+    ProtocolError,
+    UnsupportedError,
+)
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def run(model, inputs, loss_of=loss):
+    keeper = BookKeeper(model)
+    try:
+        keeper.begin(len(inputs))
+        keeper.backward(loss_of(model(inputs)))
+        return keeper.collect()
+    finally:
+        keeper.close()
+
+
+# ---- pieces
+
+
+def outer(rows, positions, m, n, *, units=False):
+    left = torch.randint(0, m, (rows, positions)) if units else torch.randn(rows, positions, m)
+    return Outer(left, torch.randn(rows, positions, n), m, (m, n))
+
+
+@pytest.mark.parametrize("units", [False, True])
+@pytest.mark.parametrize("positions", [1, 2, 9])
+def test_ghost_norms_and_sums_equal_those_of_gradients_that_are_formed(units, positions):
+    torch.manual_seed(positions)
+    piece, factors = outer(5, positions, 90, 80, units=units), torch.rand(5, dtype=torch.float64)
+    gathered = Gathered([piece])
+    assert gathered.dense is None
+    formed = piece.dense()
+    assert torch.allclose(gathered.squared_norms(), formed.squared_norms(), rtol=1e-5)
+    assert torch.allclose(gathered.weighted_sum(factors), formed.weighted_sum(factors), atol=1e-5)
+
+
+def test_pieces_of_one_parameter_are_added_before_the_norm():
+    torch.manual_seed(0)
+    pieces = [outer(4, 3, 50, 20), outer(4, 2, 50, 20, units=True), outer(4, 1, 50, 20)]
+    total = sum(piece.dense().arranged() for piece in pieces).flatten(1).double()
+    gathered = Gathered(pieces)
+    assert gathered.dense is None
+    assert torch.allclose(gathered.squared_norms(), total.square().sum(dim=1), rtol=1e-5)
+    formed = Gathered([*pieces, Dense(torch.randn(4, 1000), (50, 20))])
+    assert formed.dense is not None
+
+
+def test_what_cancels_in_a_gradient_does_not_make_it_look_short():
+    """Two positions that cancel up to rounding: the true norm is never above the one that clips."""
+    torch.manual_seed(0)
+    left, right = torch.randn(3, 1, 60), torch.randn(3, 1, 60)
+    piece = Outer(
+        torch.cat([left, -left * (1 + 2.0**-20)], dim=1), torch.cat([right, right], dim=1), 60, (60, 60)
+    )
+    exact = torch.bmm(piece.left.double().mT, piece.right.double()).flatten(1).norm(dim=1)
+    norms = Gathered([piece]).squared_norms().sqrt()
+    assert bool((norms >= exact).all())
+    mass = (piece.left.norm(dim=2) * piece.right.norm(dim=2)).sum(dim=1).double()
+    assert bool((norms >= mass * 2.0**-8 * (1 - 1e-6)).all())
+
+
+def test_slacks_are_what_the_error_bounds_say():
+    u = 2.0**-24
+    assert 4 * BLOCK * (BLOCK + 1) * u * (1 + 2 * (BLOCK + 1) * u) <= SUM_SLACK
+    assert (128 + 1) * u / 2 <= NORM_SLACK
+    assert 2 * MAX_TERMS * 2.0**-53 * 2.0**8 <= 2.0**-20
+
+
+def test_float32_norms_are_within_their_slack():
+    torch.manual_seed(0)
+    values = torch.randn(50, 10_001) * torch.logspace(-6, 6, 50).unsqueeze(1)
+    norms = Dense(values, (10_001,)).squared_norms().sqrt()
+    exact = values.double().norm(dim=1)
+    assert bool((norms >= exact * (1 - NORM_SLACK)).all())
+    assert torch.allclose(norms, exact, rtol=1e-6)
+
+
+def test_sums_of_blocks_are_within_their_slack():
+    """Adversarial: all records' shares point the same way, so that partial sums grow as fast as they can."""
+    torch.manual_seed(0)
+    row = torch.randn(1, 3000)
+    values = row.expand(BLOCK, -1) * (1 + 1e-3 * torch.rand(BLOCK, 1))
+    factors = 1.0 / values.double().norm(dim=1)
+    found = Dense(values, (3000,)).weighted_sum(factors)
+    exact = (values.double() * factors.unsqueeze(1)).sum(dim=0)
+    assert float((found - exact).norm()) <= SUM_SLACK / 4
+
+
+def test_too_many_terms_for_float64_are_refused():
+    big = Gathered([Dense(torch.zeros(1, 1).expand(2**12, 1), (1,))])
+    with pytest.raises(InvalidArgumentError, match="smaller physical batches"):
+        big.weighted_sum(torch.zeros(2**12, dtype=torch.float64))
+
+
+# ---- the model stays the user's own
+
+
+def test_nothing_of_the_model_changes():
+    model, inputs = small(), torch.randn(6, 4)
+    before, names = {k: v.clone() for k, v in model.state_dict().items()}, [*model.state_dict()]
+    run(model, inputs)
+    assert [*model.state_dict()] == names
+    assert type(model) is nn.Sequential
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    loss(model(inputs)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_outputs_are_the_models_own():
+    model, inputs = make("transformer encoder", 4)
+    expected = model(inputs)
+    keeper = BookKeeper(model)
+    keeper.begin(4)
+    assert torch.allclose(model(inputs), expected, atol=1e-6)
+
+
+def test_copies_and_pickles_of_an_attached_model_are_free_of_it():
+    model = small()
+    keeper = BookKeeper(model)
+    twin, file = copy.deepcopy(model), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for copied in (twin, torch.load(file, weights_only=False)):
+        loss(copied(torch.randn(2, 4))).sum().backward()
+        assert all(p.grad is not None for p in copied.parameters())
+        BookKeeper(copied).close()
+    keeper.close()
+
+
+def test_evaluation_is_left_alone():
+    model, inputs = small(), torch.randn(6, 4)
+    keeper = BookKeeper(model)
+    keeper.begin(6)
+    losses = loss(model(inputs))
+    with torch.no_grad():
+        model(torch.randn(100, 4))
+    keeper.backward(losses)
+    assert keeper.collect().squared_norms.shape == (4, 6)
+
+
+def test_an_error_within_the_model_leaves_no_mode_behind():
+    model = small()
+    keeper = BookKeeper(model)
+    keeper.begin(2)
+    with pytest.raises(RuntimeError, match="shapes"):
+        model(torch.randn(2, 5))
+    assert torch.overrides._get_current_function_mode() is None
+    keeper.backward(loss(model(torch.randn(2, 4))))
+    keeper.collect()
+
+
+def test_frozen_parameters_take_no_part():
+    model = small()
+    model[0].weight.requires_grad_(requires_grad=False)
+    gradients = run(model, torch.randn(6, 4))
+    assert gradients.names == ("0.bias", "2.weight", "2.bias")
+
+
+def test_a_parameter_that_is_not_used_has_a_sum_of_zero():
+    model = small()
+    model.unused = nn.Parameter(torch.ones(3))
+    keeper = BookKeeper(model)
+    keeper.begin(2)
+    keeper.backward(loss(model(torch.randn(2, 4))))
+    sums = clipped_sum(keeper, keeper.collect(), FlatClipping(1.0), 2)
+    assert not sums["unused"].any()
+
+
+# ---- draws of the model
+
+
+class Noisy(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.layer, self.draw = nn.Linear(4, 4), draw
+
+    def forward(self, x):
+        return self.draw(self.layer(x))
+
+
+def test_dropout_is_not_decided_by_seeds_of_others():
+    model, inputs = Noisy(nn.Dropout(0.5)), torch.ones(2, 4)
+    keeper, outputs = BookKeeper(model), []
+    for _ in range(4):
+        torch.manual_seed(1)
+        keeper.begin(2)
+        outputs.append(model(inputs).detach())
+    assert any(not torch.equal(out, outputs[0]) for out in outputs)
+    outputs = []
+    for _ in range(2):
+        keeper.begin(2, seed=5)
+        outputs.append(model(inputs).detach())
+    assert torch.equal(*outputs)
+    assert model.eval()(inputs) is not None
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.Dropout(0.3), nn.Dropout1d(0.3), nn.Dropout(0.3, inplace=True), nn.Dropout(1.0)]
+)
+def test_dropout_has_the_right_law(kind):
+    model = Noisy(kind)
+    with torch.no_grad():
+        model.layer.weight.zero_()
+        model.layer.bias.fill_(1.0)
+    keeper = BookKeeper(model)
+    keeper.begin(500, seed=1)
+    out = model(torch.ones(500, 3, 4)).detach()
+    kept = float((out != 0).float().mean())
+    assert kept == pytest.approx(1 - kind.p, abs=0.05)
+    for value in out.unique().tolist():
+        assert value == 0.0 or value == pytest.approx(1 / (1 - kind.p))
+
+
+def test_dropped_attention_is_captured():
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
+    gradients = run(model, torch.randn(3, 5, 8))
+    assert len(gradients.names) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda x: x + torch.rand(4), lambda x: torch.bernoulli(x.sigmoid()), nn.RReLU(), nn.AlphaDropout(0.5)],
+)
+def test_other_draws_are_refused(draw):
+    with pytest.raises(UnsupportedError, match="global generator"):
+        run(Noisy(draw), torch.randn(2, 4))
+
+
+# ---- refusals
+
+
+def test_batch_norm_is_refused_and_fixed():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Sequential(nn.BatchNorm1d(6))
+    )
+    with pytest.raises(UnsupportedError, match=r"1 \(BatchNorm2d\).*GroupNorm.*fix"):
+        BookKeeper(model)
+    with torch.no_grad():
+        model[1].weight.fill_(2.0)
+    fixed = clipping.fix(model, max_groups=4)
+    assert fixed is model
+    assert isinstance(model[1], nn.GroupNorm)
+    assert model[1].num_groups == 3
+    assert float(model[1].weight.detach()[0]) == 2.0
+    assert isinstance(model[3][0], nn.GroupNorm)
+    run(model, torch.randn(3, 2, 3, 3))
+    assert isinstance(clipping.fix(nn.BatchNorm1d(5)), nn.GroupNorm)
+
+
+def test_batch_norm_that_wakes_up_later_is_refused():
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)).eval()
+    run(model, torch.randn(3, 4))
+    keeper = BookKeeper(model)
+    model.train()
+    keeper.begin(3)
+    with pytest.raises(UnsupportedError, match="GroupNorm"):
+        model(torch.randn(3, 4))
+
+
+class Penalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x), (self.layer.weight**2).sum()
+
+
+class Stretched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, x):
+        return x * self.table
+
+
+def outside(model):
+    return lambda out: loss(out) + model[0].weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("make_model", "shape", "names"),
+    [
+        (lambda: nn.Embedding(4, 3, max_norm=1.0), None, "max_norm"),
+        (lambda: nn.Embedding(4, 3, scale_grad_by_freq=True), None, "scale_grad_by_freq"),
+        (lambda: nn.Embedding(4, 3, sparse=True), None, "sparse"),
+        (Stretched, (4,), "stretch over several"),
+        (lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True, batch_first=True), "attention", "bias_k"),
+        (
+            lambda: nn.MultiheadAttention(4, 2, add_zero_attn=True, batch_first=True),
+            "attention",
+            "add_zero_attn",
+        ),
+    ],
+)
+def test_what_has_no_bound_is_refused_by_name(make_model, shape, names):
+    model, keeper_error = make_model(), pytest.raises(UnsupportedError, match=names)
+    if shape is None:
+        with keeper_error:
+            run(model, torch.zeros(3, 2, dtype=torch.long))
+    elif shape == "attention":
+        keeper, x = BookKeeper(model), torch.randn(3, 2, 4)
+        keeper.begin(3)
+        with keeper_error:
+            model(x, x, x)
+    else:
+        with keeper_error:
+            run(model, torch.randn(3, *shape))
+
+
+def test_records_that_do_not_come_first_are_refused():
+    keeper = BookKeeper(model := nn.Linear(4, 3))
+    keeper.begin(2)
+    losses = model(torch.randn(5, 2, 4)).sum(dim=(0, 2))
+    with pytest.raises(UnsupportedError, match=r"first dimension.*batch_first"):
+        keeper.backward(losses)
+
+
+def test_packed_sequences_are_refused():
+    keeper = BookKeeper(model := nn.GRU(3, 4, batch_first=True))
+    keeper.begin(2)
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(2, 3, 3), torch.tensor([3, 1]), batch_first=True)
+    with pytest.raises(UnsupportedError, match="packed"):
+        model(packed)
+
+
+def test_a_parameter_used_outside_of_the_model_is_refused_and_gets_no_gradient():
+    model = small()
+    with pytest.raises(UnsupportedError, match=r"0\.weight.*outside"):
+        run(model, torch.randn(3, 4), outside(model))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_batch_that_has_not_begun_is_refused():
+    model = small()
+    keeper = BookKeeper(model)
+    with pytest.raises(UnsupportedError, match=r"privacy\.loader"):
+        loss(model(torch.randn(3, 4))).sum().backward()
+    assert all(p.grad is None for p in model.parameters())
+    keeper.close()
+
+
+def test_checkpointing_is_refused():
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return checkpoint(self.layer, x, use_reentrant=False)
+
+    keeper = BookKeeper(model := Checkpointed())
+    keeper.begin(3)
+    losses = loss(model(torch.randn(3, 4, requires_grad=True)))
+    with pytest.raises(Exception):  # noqa: B017, PT011 (torch's own, or ours)
+        keeper.backward(losses)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_layers_without_a_rule_say_so(caplog):
+    with caplog.at_level(logging.WARNING, logger="fedsec.clipping"):
+        run(nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), nn.PReLU(3)), torch.randn(2, 4))
+    assert [record.message for record in caplog.records] == [
+        "prelu has no rule for gradients of single records: it runs through torch.func.vmap"
+    ]
+
+
+def test_penalties_on_weights_are_refused():
+    with pytest.raises(UnsupportedError, match="weight_decay"):
+        run(Penalised(), torch.randn(3, 4), lambda out: loss(out[0]) + out[1])
+
+
+@pytest.mark.parametrize(
+    ("make_model", "error", "names"),
+    [
+        (nn.Flatten, InvalidArgumentError, "no parameter"),
+        (lambda: nn.Linear(2, 2).half(), InvalidTypeError, "float16"),
+        (lambda: 3, InvalidTypeError, "Module, got int"),
+    ],
+)
+def test_models_that_cannot_be_attached(make_model, error, names):
+    with pytest.raises(error, match=names):
+        BookKeeper(make_model())
+
+
+def test_one_model_is_attached_once():
+    model = small()
+    keeper = BookKeeper(model)
+    with pytest.raises(UnsupportedError, match="attached already"):
+        BookKeeper(model)
+    keeper.close()
+    BookKeeper(model).close()
+
+
+def test_a_compiled_model_is_refused():
+    model = torch.compile(small(), backend="eager")
+    with pytest.raises(UnsupportedError, match=r"torch\.compile"):
+        BookKeeper(model)
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "names"),
+    [
+        (lambda out: loss(out).mean(), InvalidArgumentError, r"shape \(3,\), got \(\)"),
+        (lambda out: out, InvalidArgumentError, r"got \(3, 3\)"),
+        (lambda out: 1.0, InvalidTypeError, "float"),
+        (lambda out: loss(out) * torch.tensor([1.0, math.nan, 1.0]), NonFiniteError, "nan"),
+        (lambda out: torch.zeros(3), InvalidArgumentError, "do not depend"),
+    ],
+)
+def test_losses_are_one_finite_number_a_record(losses, error, names):
+    model = small()
+    with pytest.raises(error, match=names):
+        run(model, torch.randn(3, 4), losses)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_infinite_gradient_is_named():
+    model = small()
+    keeper = BookKeeper(model)
+    keeper.begin(3)
+    out = model(torch.randn(3, 4))
+    keeper.backward(torch.sqrt(out - out.detach()).sum(dim=1))
+    with pytest.raises(NonFiniteError, match=r"0\.weight"):
+        clipped_sum(keeper, keeper.collect(), FlatClipping(1.0), 3)
+
+
+def test_calls_out_of_turn():
+    model = small()
+    keeper = BookKeeper(model)
+    with pytest.raises(ProtocolError, match="no micro-batch"):
+        keeper.backward(torch.zeros(2))
+    keeper.begin(2)
+    with pytest.raises(ProtocolError, match="no backward"):
+        keeper.collect()
+    losses = loss(model(torch.randn(2, 4)))
+    losses.sum().backward(retain_graph=True)
+    with pytest.raises(ProtocolError, match="twice"):
+        losses.sum().backward()
+
+
+def test_parameters_that_change_in_between_are_seen():
+    model = small()
+    keeper = BookKeeper(model)
+    keeper.begin(2)
+    keeper.backward(loss(model(torch.randn(2, 4))))
+    with torch.no_grad():
+        model[2].bias.add_(1.0)
+    with pytest.raises(ProtocolError, match=r"2\.bias was changed"):
+        keeper.collect()
+
+
+@pytest.mark.parametrize("norm", [0.0, 1e-9, 1e9, math.nan])
+def test_clip_norms_have_a_range(norm):
+    with pytest.raises(InvalidArgumentError, match="l2_clip_norm"):
+        FlatClipping(norm)
+    with pytest.raises(InvalidArgumentError, match="gamma"):
+        AutomaticClipping(1.0, gamma=norm if norm in (0.0, math.inf) else -1.0)
+
+
+def test_a_zero_gradient_is_not_divided_by_its_norm():
+    gradients = run(nn.Linear(2, 1), torch.zeros(2, 2), lambda out: 0.0 * out.sum(dim=1))
+    factors = FlatClipping(1.0).factors(gradients.squared_norms, ((0, 1),))
+    assert bool((factors == 1.0).all())
+    assert FlatClipping(1.0).clipped(gradients.squared_norms) == 0
+
+
+def test_attention_masks_are_torchs_own():
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(3, 5, 8)
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    future = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    for options in (
+        {"key_padding_mask": padding},
+        {"attn_mask": future, "is_causal": True},
+        {"attn_mask": future, "key_padding_mask": padding},
+        {"attn_mask": torch.randn(6, 5, 5), "need_weights": False},
+        {"average_attn_weights": False},
+    ):
+        expected = model(x, x, x, **options)
+        keeper = BookKeeper(model)
+        keeper.begin(3)
+        found = model(x, x, x, **options)
+        keeper.close()
+        for one, other in zip(expected, found, strict=True):
+            assert (one is None and other is None) or torch.allclose(one, other, atol=1e-6)
+
+
+def test_scaled_dot_product_attention_with_dropout_is_drawn_by_us():
+    class Plain(nn.Module):
+        def __init__(self, p, **options):
+            super().__init__()
+            self.layer, self.p, self.options = nn.Linear(4, 4), p, options
+
+        def forward(self, x):
+            x = self.layer(x)
+            return nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=self.p, **self.options)
+
+    x = torch.randn(3, 5, 4)
+    for options in (
+        {},
+        {"is_causal": True},
+        {"attn_mask": torch.ones(5, 5, dtype=torch.bool)},
+        {"scale": 0.3},
+    ):
+        model = Plain(0.0, **options)
+        expected = model(x)
+        model.p = 1e-12
+        keeper = BookKeeper(model)
+        keeper.begin(3)
+        assert torch.allclose(model(x), expected, atol=1e-6)
+        keeper.close()
