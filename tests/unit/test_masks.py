@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import masks_reference
 
-from fedsec import masks
+from fedsec import _kernels, masks
 from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError
 
 SEEDS = np.arange(96, dtype=np.uint8).reshape(3, 32)
@@ -53,6 +53,32 @@ def test_large_sums_are_the_same_with_any_number_of_threads(num_threads):
         part = expected[start : start + 50_000]
         masks.accumulate(part, seeds, signs, 30, "aes128ctr", 7 + start)
     assert np.array_equal(out, expected)
+
+
+def test_pieces_are_taken_once_each_by_whoever_is_free():
+    taken = []
+    _kernels._share_out([(i, i + 1) for i in range(500)], lambda *piece: taken.append(piece), 3)
+    assert sorted(taken) == [(i, i + 1) for i in range(500)]
+
+
+def test_nobody_waits_for_a_helper_that_never_runs(monkeypatch):
+    taken = []
+    monkeypatch.setattr(_kernels._thread, "start_new_thread", lambda *_: None)
+    _kernels._share_out([(0, 1), (1, 2)], lambda *piece: taken.append(piece), 1)
+    assert sorted(taken) == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("failing", ["here", "helper"])
+def test_a_piece_that_fails_in_any_thread_fails_the_sum(failing):
+    here, met = threading.get_ident(), threading.Barrier(2)
+
+    def add(*_):
+        met.wait()  # both are at work
+        if (threading.get_ident() == here) == (failing == "here"):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        _kernels._share_out([(0, 1), (1, 2)], add, 1)
 
 
 def test_plain_sum_wraps_at_the_modulus():
