@@ -388,3 +388,13 @@ def test_insecure_randomness_that_runs_short_is_refused():
     with pytest.raises(InvalidArgumentError, match="must give 32 bytes, got 5"):
         client.start()
     assert client.phase is Phase.ADVERTISE
+
+
+def test_a_start_that_failed_may_be_tried_again():
+    """The store records it last, so nothing was used up."""
+    answers = iter([b"short"])
+    client = fresh(randomness=lambda length: next(answers, bytes(range(length))))
+    with pytest.raises(InvalidArgumentError):
+        client.start()
+    assert client.start()
+    assert client.phase is Phase.SHARE
