@@ -473,6 +473,23 @@ def test_shares_of_a_peer_that_did_not_advertise_are_refused():
     assert_refused(loop, Kind.DELIVERY, table([*rows, (50, rows[0][1])]))
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before it", "in its middle"])
+def test_a_message_while_an_upload_is_due_ends_the_session(begun):
+    """[SPEC 4.2]: nothing is due then, whatever it says; no further chunk leaves."""
+    loop = Loop(4, 200_000).until("upload")
+    client = loop.clients[VICTIM]
+    client.receive(loop.inbox[VICTIM])
+    chunks = client.upload(loop.vectors[VICTIM])
+    if begun:
+        next(chunks)
+    survivors = loop.forge(Kind.SURVIVORS, VICTIM, messages.encode_set(loop.config, loop.ids))
+    with pytest.raises(ProtocolError, match="while this client's upload was due"):
+        client.receive(survivors)
+    assert client.phase is Phase.ABORTED
+    with pytest.raises(ProtocolError):
+        next(chunks)
+
+
 # --- any phase ---
 
 
