@@ -235,6 +235,24 @@ def test_a_vector_refused_for_an_upload_leaves_room_for_the_right_one(vector, er
     assert loop.finish().tolist() == loop.expected_sum(loop.ids)
 
 
+@pytest.mark.parametrize("phase", COMPLETE_PHASES)
+def test_an_upload_before_or_after_its_time_is_refused_and_changes_nothing(phase):
+    loop = Loop(3).until(phase)
+    with pytest.raises(ProtocolError, match=f"no upload is due in phase {phase}"):
+        loop.clients[10].upload(loop.vectors[10])
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
+
+
+def test_a_vector_is_either_submitted_or_uploaded():
+    loop = Loop(3).until("upload")
+    loop.clients[10].submit(loop.vectors[10])
+    with pytest.raises(ProtocolError, match="a vector has been submitted already"):
+        loop.clients[10].upload(loop.vectors[10])
+    loop.server.receive(10, loop.clients[10].receive(loop.inbox[10]))
+    loop.play_others([10])
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
+
+
 def test_the_vector_of_an_upload_is_not_changed():
     loop = Loop(3, 100).until("upload")
     loop.clients[10].receive(loop.inbox[10])
