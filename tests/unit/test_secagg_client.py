@@ -261,6 +261,16 @@ def test_the_vector_of_an_upload_is_not_changed():
     assert np.array_equal(loop.vectors[10], before)
 
 
+@pytest.mark.parametrize("bits", [8, 17, 32, 64])
+def test_a_large_upload_takes_hardly_more_than_its_bits(bits):
+    d = 200_001
+    loop = Loop(3, d, modulus_bits=bits).until("upload")
+    loop.clients[10].receive(loop.inbox[10])
+    sizes = [len(chunk) for chunk in loop.clients[10].upload(loop.vectors[10])]
+    assert len(sizes) == 4
+    assert d * bits / 8 <= sum(sizes) <= 1.001 * d * bits / 8 + 1024
+
+
 @pytest.mark.parametrize("message", [None, "text", 3])
 def test_a_message_that_is_not_bytes_changes_nothing(message):
     loop = Loop(3).until("share")
