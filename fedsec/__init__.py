@@ -1,8 +1,8 @@
 """fedsec: the privacy layer for federated learning.
 
 Budgets (`Gaussian`, `RDPAccountant`, `calibrate_noise_multiplier`), exact noise (`noise`), masked sums
-(`masks`), secure aggregation (`secagg`) and private federated averaging (`Federation`). Names load on
-first use, so that `import fedsec` needs neither torch nor time.
+(`masks`), secure aggregation (`secagg`), private federated averaging (`Federation`), and private training of
+any PyTorch loop (`attach`). Names load on first use, so that `import fedsec` needs neither torch nor time.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ _ROOM_OF = {
             "LedgerError",
         ),
         "fedsec.federated": ("FedAvg", "Federation"),
+        "fedsec.training": ("Privacy", "attach"),
     }.items()
     for name in names
 }
-_ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "sampling", "secagg")
+_ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "sampling", "secagg", "training")
 
 __all__ = [
     "AggregationAborted",
@@ -77,6 +78,7 @@ __all__ = [
     "NonPrivate",
     "PLDAccountant",
     "PoissonSampled",
+    "Privacy",
     "PrivacySpent",
     "RDPAccountant",
     "RDPFilter",
@@ -87,6 +89,7 @@ __all__ = [
     "SampledWithoutReplacement",
     "Skellam",
     "accounting",
+    "attach",
     "calibrate_batch_size",
     "calibrate_noise_multiplier",
     "calibrate_sampling_probability",
@@ -98,10 +101,11 @@ __all__ = [
     "noise",
     "sampling",
     "secagg",
+    "training",
 ]
 
 if TYPE_CHECKING:
-    from fedsec import accounting, clipping, errors, federated, masks, noise, sampling, secagg
+    from fedsec import accounting, clipping, errors, federated, masks, noise, sampling, secagg, training
     from fedsec.accounting import (
         ApproximateDP,
         Composed,
@@ -138,6 +142,7 @@ if TYPE_CHECKING:
         LedgerError,
     )
     from fedsec.federated import FedAvg, Federation
+    from fedsec.training import Privacy, attach
 
 
 def __getattr__(name: str) -> Any:

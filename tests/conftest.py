@@ -23,4 +23,5 @@ else:
         "unit/test_demo_models.py",
         "unit/test_demo_run.py",
         "unit/test_federation.py",
+        "unit/test_training.py",
     ]

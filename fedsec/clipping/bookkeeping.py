@@ -20,7 +20,7 @@ import torch
 from fedsec._checks import whole
 from fedsec.clipping import attention, convolution, recurrent  # noqa: F401 (they add their rules)
 from fedsec.clipping.bounds import ClippingRule, Groups
-from fedsec.clipping.capture import Capture, mark
+from fedsec.clipping.capture import Capture, mark, tensors_in
 from fedsec.clipping.gradients import RecordGradients
 from fedsec.clipping.layers import refuse_mixing_layers
 from fedsec.errors import (
@@ -74,6 +74,7 @@ class BookKeeper:
         self._open = False
         self._depth = 0
         self._versions: dict[str, int] = {}
+        self._buffers: dict[str, tuple[torch.Tensor, int]] = {}
         self._handles: list[Any] = [
             model.register_forward_pre_hook(_Inert(self._enter), with_kwargs=True),
             model.register_forward_hook(_Inert(self._leave), always_call=True),
@@ -102,6 +103,7 @@ class BookKeeper:
         self._capture = Capture(self.parameters, rows, seed)
         self._open = True
         self._versions = {name: p._version for name, p in self.parameters.items()}
+        self._buffers = {name: (buffer, buffer._version) for name, buffer in self.model.named_buffers()}
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -147,12 +149,21 @@ class BookKeeper:
         Raises
         ------
         ProtocolError
-            No backward was run, or not through every use of a parameter; parameters changed in between.
+            No backward was run, or parameters changed in between.
+        UnsupportedError
+            The model wrote to a buffer (running statistics), which no noise protects.
         """
         capture = self._active()
         for name, parameter in self.parameters.items():
             if parameter._version != self._versions[name]:
                 raise ProtocolError(f"{name} was changed between forward and backward")
+        for name, buffer in self.model.named_buffers():
+            before, version = self._buffers.get(name, (None, 0))
+            if before is not buffer or version != buffer._version:
+                raise UnsupportedError(
+                    f"the model changed its buffer {name}, which would hold private values without noise: "
+                    "track_running_stats=False, or eval mode"
+                )
         if not capture.arrived:
             raise ProtocolError("no backward has run since the micro-batch began")
         self.drop()
@@ -168,9 +179,25 @@ class BookKeeper:
     def _enter(self, _module: Any, args: Any, kwargs: Any) -> None:
         if self._open and self._capture is not None and torch.is_grad_enabled():
             if self._depth == 0:
-                mark((args, kwargs))
+                self._require_the_same_parameters()
+                self._mark_records((args, kwargs), self._capture.rows)
                 self._capture.__enter__()  # type: ignore[no-untyped-call]
             self._depth += 1
+
+    @staticmethod
+    def _mark_records(inputs: Any, rows: int) -> None:
+        held = [t for t in tensors_in(inputs) if t.dim() and len(t) and len(t) % rows == 0]
+        if not held:
+            raise UnsupportedError(
+                f"no input of the model has the {rows} records of the batch first (batch_first=True)"
+            )
+        mark(held)
+
+    def _require_the_same_parameters(self) -> None:
+        ours = {id(p) for p in self.parameters.values()}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in ours:
+                raise UnsupportedError(f"{name} was thawed or added after attach: detach, and attach again")
 
     def _leave(self, *_: Any) -> None:
         if self._depth:

@@ -151,12 +151,12 @@ class Capture(TorchFunctionMode):
 
     def _marked(self, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What is computed from records holds records."""
-        if any(holds_records(t) for t in _tensors((args, kwargs))):
+        if any(holds_records(t) for t in tensors_in((args, kwargs))):
             mark(out)
         return out
 
     def _touched(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        return any(id(t) in self._sources for t in _tensors((args, kwargs)))
+        return any(id(t) in self._sources for t in tensors_in((args, kwargs)))
 
     # ---- for the rules
 
@@ -221,7 +221,7 @@ class Capture(TorchFunctionMode):
     # ---- calls without a rule
 
     def _unknown(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        tensors = _tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         if not any(holds_records(t) for t in tensors):
             return self._derived(func, name, args, kwargs)
         if name in _BROADCAST:
@@ -289,7 +289,7 @@ class Capture(TorchFunctionMode):
         )
 
     def _broadcast(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        most = max(t.dim() for t in _tensors((args, kwargs)) if holds_records(t))
+        most = max(t.dim() for t in tensors_in((args, kwargs)) if holds_records(t))
 
         def copied(value: Any) -> Any:
             source = self.source(value) if isinstance(value, Tensor) else None
@@ -401,7 +401,7 @@ def _refuse_derived(_gradient: Tensor) -> None:
     )
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in arguments, in lists and dictionaries too."""
     return [value for value in pytree.tree_leaves(tree) if isinstance(value, Tensor)]
 
@@ -413,7 +413,7 @@ def holds_records(tensor: Tensor) -> bool:
 
 def mark(tree: _Tree) -> _Tree:
     """Say of all tensors in it that they hold records."""
-    for tensor in _tensors(tree):
+    for tensor in tensors_in(tree):
         setattr(tensor, _MARK, True)
     return tree
 

@@ -12,7 +12,7 @@ EVERYWHERE = {"errors", "_checks"}
 
 # Who may import whom (docs/architecture.md); every room may import errors and _checks.
 MAY_IMPORT = {
-    "__init__": {"accounting", "clipping", "federated", "masks", "noise", "sampling", "secagg"},
+    "__init__": {"accounting", "clipping", "federated", "masks", "noise", "sampling", "secagg", "training"},
     "__main__": {"cli"},
     "errors": set(),
     "_checks": set(),
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "secagg": {"masks", "_kernels", "_sqlite"},
     "clipping": {"_kernels"},
     "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
+    "training": {"clipping", "sampling", "noise", "accounting"},
     "report": {"accounting"},
     "measure": {"_kernels", "accounting", "federated", "masks", "noise", "secagg"},
     "demo": {"sampling", "federated", "report"},
@@ -88,7 +89,7 @@ def test_public_names_are_there():
     fresh_python("import fedsec; [getattr(fedsec, name) for name in fedsec.__all__]")
 
 
-@pytest.mark.parametrize("room", ["clipping", "federated"])
+@pytest.mark.parametrize("room", ["clipping", "federated", "training"])
 def test_without_torch_the_extra_is_named(room):
     code = f"import sys; sys.modules['torch'] = None; import fedsec; fedsec.{room}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

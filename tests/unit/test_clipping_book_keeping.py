@@ -336,9 +336,50 @@ def test_what_has_no_bound_is_refused_by_name(make_model, shape, names):
 def test_records_that_do_not_come_first_are_refused():
     keeper = BookKeeper(model := nn.Linear(4, 3))
     keeper.begin(2)
-    losses = model(torch.randn(5, 2, 4)).sum(dim=(0, 2))
+    with pytest.raises(UnsupportedError, match=r"no input.*2 records.*batch_first"):
+        model(torch.randn(5, 2, 4))
+
+
+def test_records_that_move_to_another_place_are_refused():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.layer(x.transpose(0, 1)).sum(dim=(0, 2))
+
+    keeper = BookKeeper(model := Turned())
+    keeper.begin(2)
+    losses = model(torch.randn(2, 5, 4))
     with pytest.raises(UnsupportedError, match=r"first dimension.*batch_first"):
         keeper.backward(losses)
+
+
+@pytest.mark.parametrize("write", ["add", "replace"])
+def test_buffers_that_take_up_records_are_refused(write):
+    """Running statistics would hold private values that no noise protects."""
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.register_buffer("seen", torch.zeros(4))
+
+        def forward(self, x):
+            if write == "add":
+                self.seen += x.detach().mean(dim=0)
+            else:
+                self.seen = self.seen + x.detach().mean(dim=0)
+            return self.layer(x)
+
+    with pytest.raises(UnsupportedError, match="buffer seen"):
+        run(Counting(), torch.randn(2, 4))
+    norm = nn.Sequential(
+        nn.Linear(4, 4), nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, track_running_stats=True)
+    )
+    with pytest.raises(UnsupportedError, match=r"buffer 2\.running_mean"):
+        run(norm, torch.randn(2, 4))
 
 
 def test_packed_sequences_are_refused():

@@ -1,0 +1,459 @@
+"""`Privacy`: what `attach` returns, and the one place where micro-batches, backward, noise and steps meet.
+
+A step is: draw, micro-batches (forward, backward, clipped sum), then at `optimizer.step()` of the last one:
+charge, add noise, write `param.grad`, and let the optimizer go on. Until then every `param.grad` is None, so
+that whatever goes wrong means no update. What is called out of turn is a `ProtocolError`; after an error that
+depends on data nothing goes on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from fedsec import noise
+from fedsec._checks import whole
+from fedsec.accounting import Ledger
+from fedsec.clipping import BookKeeper, RecordGradients, clipped_sum
+from fedsec.errors import (
+    FedsecError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    NonFiniteError,
+    ProtocolError,
+    UnsupportedError,
+)
+from fedsec.training import draws, trial
+from fedsec.training.draws import MicroBatch
+from fedsec.training.plan import TrainingPlan, TrainingSpent
+
+_FORMAT = 1
+_ROWS = 64  # of a micro-batch, unless it is said otherwise
+# So many records a step: beyond it float64's own rounding of sums over blocks would count.
+_MAX_RECORDS = 2**19
+
+
+class Privacy:
+    """Record-level privacy around a model, an optimizer and a data set; made by `fedsec.attach`.
+
+    Guarantee: all values that training writes to parameters, at all planned steps together, are (epsilon,
+    delta)-private for one record as `spent` says, if records take part through `loader` alone.
+    """
+
+    def __init__(
+        self,
+        keeper: BookKeeper,
+        optimizer: torch.optim.Optimizer,
+        dataset: Any,
+        plan: TrainingPlan,
+        *,
+        loss_reduction: str | None,
+        when_exhausted: str,
+        ledger: Ledger | None,
+    ) -> None:
+        self._keeper, self._optimizer, self._dataset, self._plan = keeper, optimizer, dataset, plan
+        self._reduction, self._stops, self._ledger = loss_reduction, when_exhausted == "stop", ledger
+        self._steps = 0
+        self._trial: _Trial | None = _Trial()
+        self._current: MicroBatch | None = None
+        self._collected = self._stepped = False
+        self._sums: dict[str, torch.Tensor] = {}
+        self._failure: str | None = None
+        self._epoch = 0  # tells loaders that were overtaken by a newer one
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+
+    def __repr__(self) -> str:
+        return f"<Privacy: {self._steps} of {self._plan.planned_steps} steps>"
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError("a Privacy holds private sums and cannot be pickled or copied: use state_dict")
+
+    # ---- what it is about
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """Sampler, clipping rule, noise and cost."""
+        return self._plan
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been released."""
+        return self._steps
+
+    @property
+    def is_last_microbatch(self) -> bool:
+        """Whether `optimizer.step()` on this micro-batch is a step: for schedulers and logs."""
+        return self._current is not None and self._current.is_last and not self.on_trial
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether this micro-batch is one of those that are tried before the first step: for logs."""
+        return self._trial is not None and self._current is not None
+
+    def spent(self) -> TrainingSpent:
+        """What was spent so far, and by all planned steps."""
+        return self._plan.spent(self._steps)
+
+    def detach(self) -> None:
+        """Take all hooks off; model and optimizer are the user's own again, and nothing is private then."""
+        self._handle.remove()
+        self._keeper.close()
+        self._failure = "detached"
+        self._forget()
+
+    # ---- batches
+
+    def loader(
+        self,
+        max_physical_batch_size: int | None = None,
+        *,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> Iterator[Any]:
+        """One epoch (what is left of it): micro-batches of the records drawn for each step.
+
+        Parameters
+        ----------
+        max_physical_batch_size : int
+            The size of every micro-batch; by default 64, or the expected batch size if that is less. The last
+            one of a step is filled up with stand-ins that count for nothing. More of them are wasted the
+            larger it is.
+        collate_fn, num_workers, pin_memory
+            As for `torch.utils.data.DataLoader`.
+
+        Yields
+        ------
+        Batches as `collate_fn` makes them. The very first epoch begins with two micro-batches on trial, of
+        which nothing is kept: one record is replaced in the second, and no other record's gradient may
+        change.
+
+        Raises
+        ------
+        BudgetExceededError
+            All planned steps are taken; with ``when_exhausted="stop"`` the epoch is empty instead.
+        ProtocolError
+            A step is under way.
+        """
+        self._require_usable()
+        rows = self._rows(max_physical_batch_size)
+        if self._trial is not None:
+            self._forget()  # a trial may be left
+        if not self._settled():
+            raise ProtocolError(
+                "the last step is not finished: optimizer.step() on its last micro-batch is due"
+            )
+        if self._steps >= self._plan.planned_steps and self._stops:
+            return iter(())
+        self._plan.require_affordable(self._steps + 1)
+        self._epoch += 1
+        return self._batches(rows, _Fetch(self._dataset, collate_fn, num_workers, pin_memory), self._epoch)
+
+    def _rows(self, given: int | None) -> int:
+        expected = max(1, round(self._plan.expected_batch_size))
+        return min(_ROWS, expected) if given is None else whole("max_physical_batch_size", given, minimum=1)
+
+    def _batches(self, rows: int, fetch: _Fetch, number: int) -> Iterator[Any]:
+        if self._trial is not None:
+            yield from self._on_trial(rows, fetch)
+        first = self._steps % self._plan.steps_an_epoch
+        left = self._plan.planned_steps - self._steps
+        if first and self._plan.sampling == "allocation":
+            raise ProtocolError("an epoch of sampling='allocation' was left before its end: its draw is gone")
+        drawn = draws.epoch(self._plan, len(self._dataset), first)
+        planned: list[MicroBatch] = []
+        for _, step in zip(range(left), drawn, strict=False):
+            whole("the number of records drawn for a step", len(step), minimum=0, maximum=_MAX_RECORDS)
+            planned += draws.micro_batches(step, rows)
+        for micro, batch in zip(planned, fetch.batches([m.indices for m in planned]), strict=True):
+            if number != self._epoch:
+                raise ProtocolError("a newer loader has taken over")
+            self._begin(micro)
+            yield batch
+        self._finish_last()
+
+    def _on_trial(self, rows: int, fetch: _Fetch) -> Iterator[Any]:
+        """Micro-batches that differ in one row; of one row alone nothing can mix."""
+        size = len(self._dataset)
+        if rows > 1 and size > 1:
+            chosen = np.resize(draws.shuffled(np.arange(size))[: rows + trial.SPARE], rows + trial.SPARE)
+            (batch,) = fetch.batches([chosen])
+            self._trial = _Trial()
+            for part in trial.variants(batch, rows):
+                self._begin(MicroBatch(chosen[:rows], rows, is_last=False), seed=self._trial.seed)
+                yield part
+            self._settle()
+        self._trial = None
+        self._current = None
+
+    def _begin(self, micro: MicroBatch, seed: int | None = None) -> None:
+        self._require_usable()
+        if self._current is not None:
+            self._settle()
+            if self._current.is_last and not self._stepped:
+                raise ProtocolError("optimizer.step() was not called on the last micro-batch of a step")
+        self._current, self._collected, self._stepped = micro, False, False
+        self._keeper.begin(micro.rows, seed=seed)
+
+    def _finish_last(self) -> None:
+        """An epoch that is read to its end has had its last step."""
+        if self._current is not None and not self._settled():
+            raise ProtocolError("optimizer.step() was not called on the last micro-batch of the epoch")
+
+    def _settled(self) -> bool:
+        return self._current is None or (self._current.is_last and self._stepped)
+
+    # ---- backward
+
+    def backward(self, losses: torch.Tensor) -> None:
+        """Run backward from one loss a record of the current micro-batch, and add the clipped gradients up.
+
+        Parameters
+        ----------
+        losses : tensor (rows,)
+            With ``reduction="none"``, stand-ins included; where a record has several, their mean or sum.
+
+        Raises
+        ------
+        InvalidArgumentError, InvalidTypeError
+            Not one loss a record.
+        NonFiniteError
+            A loss or a record's gradient is NaN or infinite; nothing was released or charged, and the
+            training ends: another draw would select among samples by what is in them.
+        UnsupportedError
+            Records are mixed, or a parameter was used where it cannot be followed.
+        ProtocolError
+            No micro-batch of `loader` is current, or it has had its backward.
+        """
+        self._require_usable()
+        if self._reduction is not None:
+            raise ProtocolError(f"loss_reduction={self._reduction!r} was declared: call loss.backward()")
+        if self._current is None or self._collected:
+            raise ProtocolError("privacy.backward belongs to one micro-batch of privacy.loader(), once")
+        weights = torch.zeros(self._current.rows)
+        weights[: self._current.num_records] = 1.0
+        with self._fatal():
+            self._keeper.backward(losses, weights)
+        self._collect(1.0)
+
+    def _settle(self) -> None:
+        """Make sure that the current micro-batch has been collected."""
+        if self._current is None or self._collected:
+            return
+        if not self._keeper.arrived:
+            raise ProtocolError("no backward was run on the current micro-batch")
+        if self._reduction is None:
+            raise ProtocolError(
+                "loss.backward() was called: call privacy.backward(losses), or declare loss_reduction at "
+                "attach"
+            )
+        self._collect(float(self._current.rows) if self._reduction == "mean" else 1.0)
+
+    def _collect(self, scale: float) -> None:
+        assert self._current is not None  # noqa: S101 (callers made sure)
+        with self._fatal():
+            gradients = self._keeper.collect()
+            if self._trial is not None:
+                self._trial.take(gradients)
+            else:
+                self._add(gradients, self._current, scale)
+        self._collected = True
+
+    def _add(self, gradients: RecordGradients, micro: MicroBatch, scale: float) -> None:
+        if self._reduction is None and bool((gradients.squared_norms[:, micro.num_records :] != 0).any()):
+            raise UnsupportedError(
+                "a stand-in of weight 0 has a gradient: the loss or the model mixes records"
+            )
+        sums = clipped_sum(self._keeper, gradients, self._plan.rule, micro.num_records, scale)
+        for name, part in sums.items():
+            if name in self._sums:
+                self._sums[name] += part
+            else:
+                self._sums[name] = part
+
+    # ---- the step
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._require_usable()
+        closure = kwargs.get("closure", args[1] if len(args) > 1 and args[0] is optimizer else None)
+        if closure is None and args and args[0] is not optimizer:
+            closure = args[0]
+        if closure is not None:
+            raise UnsupportedError(
+                "optimizer.step(closure) runs backward within the step, after the private gradient is due: "
+                "call "
+                "backward first, and step without a closure"
+            )
+        if self._current is None:
+            raise ProtocolError(
+                "optimizer.step() without a micro-batch of privacy.loader(), or without its backward"
+            )
+        self._settle()
+        self._require_own_parameters()
+        for parameter in self._keeper.parameters.values():
+            parameter.grad = None
+        if self._trial is not None or not self._current.is_last:
+            return
+        if self._stepped:
+            raise ProtocolError("optimizer.step() was called twice on one batch")
+        with self._fatal():
+            self._release()
+        self._stepped = True
+
+    def _release(self) -> None:
+        """Charge, add noise, write gradients, in this order."""
+        plan = self._plan
+        plan.require_affordable(self._steps + 1)
+        names = list(self._keeper.parameters)
+        vector = torch.cat([self._sums[name].flatten().cpu() for name in names]).numpy()
+        if self._ledger is not None and self._steps % plan.steps_a_charge == 0:
+            self._ledger.charge(plan.event, purpose=f"training step {self._steps + 1}")
+        self._sums = {}
+        self._steps += 1
+        noisy = torch.from_numpy(_noisy(vector, plan) / plan.expected_batch_size)
+        sizes = [p.numel() for p in self._keeper.parameters.values()]
+        parts = noisy.split(sizes)  # type: ignore[no-untyped-call]
+        for parameter, part in zip(self._keeper.parameters.values(), parts, strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter)
+
+    def _require_own_parameters(self) -> None:
+        """No gradient but ours may reach the optimizer."""
+        ours = {id(p) for p in self._keeper.parameters.values()}
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) not in ours and parameter.grad is not None:
+                    raise UnsupportedError(
+                        "the optimizer has a parameter with a gradient that was frozen, or not there, at "
+                        "attach: "
+                        "detach and attach again"
+                    )
+
+    # ---- saving and going on
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed training needs beside model and optimizer, as plain values.
+
+        Raises
+        ------
+        ProtocolError
+            A step is under way, or an epoch of ``sampling="allocation"``, whose draw must stay secret.
+        """
+        self._require_usable()
+        if not self._settled():
+            raise ProtocolError("a step is under way: save after optimizer.step() on its last micro-batch")
+        if self._plan.sampling == "allocation" and self._steps % self._plan.steps_an_epoch:
+            raise ProtocolError(
+                "save after an epoch: within one of sampling='allocation' the draw would be saved too"
+            )
+        return {"format": _FORMAT, "plan": self._plan.identity(), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called: steps taken then count as taken now.
+
+        Raises
+        ------
+        InvalidArgumentError, InvalidTypeError
+            Not such a state, or of a training with other sampling, clipping, noise or length; each is named.
+        """
+        if set(state) != {"format", "plan", "steps"}:
+            raise InvalidTypeError("state must be what state_dict returned")
+        if state["format"] != _FORMAT:
+            raise InvalidArgumentError(f"format of state must be {_FORMAT}, got {state['format']!r}")
+        mine = self._plan.identity()
+        theirs = dict(state["plan"])
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                raise InvalidArgumentError(
+                    f"{key} of the saved training is {theirs.get(key)!r}, and {mine.get(key)!r} now"
+                )
+        steps = whole("steps of state", state["steps"], minimum=0, maximum=self._plan.planned_steps)
+        if steps < self._steps:
+            raise InvalidArgumentError(
+                f"steps of state must be at least the {self._steps} taken here, got {steps}"
+            )
+        self._forget()
+        self._steps = steps
+
+    def _forget(self) -> None:
+        self._keeper.drop()
+        self._current, self._sums = None, {}
+
+    # ---- failing closed
+
+    def _require_usable(self) -> None:
+        if self._failure is not None:
+            raise ProtocolError(f"this training has ended: {self._failure}")
+
+    def _fatal(self) -> _Fatal:
+        return _Fatal(self)
+
+    def fail(self, reason: str) -> None:
+        """End the training: nothing more is released."""
+        self._failure = reason
+        self._forget()
+
+
+class _Fatal:
+    """What is raised inside ends the training."""
+
+    def __init__(self, privacy: Privacy) -> None:
+        self._privacy = privacy
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        careless = isinstance(error, (InvalidArgumentError, InvalidTypeError))  # says nothing about data
+        if error is not None and (not careless or isinstance(error, NonFiniteError)):
+            named = str(error) if isinstance(error, FedsecError) else type(error).__name__
+            self._privacy.fail(named)
+
+
+class _Trial:
+    """The micro-batches on trial."""
+
+    def __init__(self) -> None:
+        self.seed = secrets.randbits(63)
+        self._first: RecordGradients | None = None
+
+    def take(self, gradients: RecordGradients) -> None:
+        if self._first is None:
+            self._first = gradients
+        else:
+            trial.compare(self._first, gradients)
+
+
+class _Fetch:
+    """Reads records of a data set."""
+
+    def __init__(self, dataset: Any, collate_fn: Any, num_workers: int, pin_memory: bool) -> None:
+        self._dataset, self._pin = dataset, pin_memory
+        self._collate, self._workers = collate_fn, whole("num_workers", num_workers, minimum=0)
+
+    def batches(self, indices: list[draws.Indices]) -> Iterator[Any]:
+        plain = type(self._dataset) is torch.utils.data.TensorDataset
+        if plain and self._collate is None and not self._workers and not self._pin:
+            return (self._dataset[torch.from_numpy(rows)] for rows in indices)
+        return iter(
+            torch.utils.data.DataLoader(
+                self._dataset,
+                batch_sampler=[rows.tolist() for rows in indices],
+                collate_fn=self._collate,
+                num_workers=self._workers,
+                pin_memory=self._pin,
+            )
+        )
+
+
+def _noisy(
+    vector: np.ndarray[Any, np.dtype[np.float64]], plan: TrainingPlan
+) -> np.ndarray[Any, np.dtype[Any]]:
+    sensitivity, z = plan.rule.l2_sensitivity, plan.noise_multiplier
+    if plan.noise == "exact":
+        return noise.release(vector, sensitivity, z)
+    added: np.ndarray[Any, np.dtype[Any]] = vector + noise.gaussian(vector.shape, sensitivity * z)
+    return added
