@@ -170,7 +170,7 @@ def masked_sum(
 
     threads = num_threads or min(MAX_THREADS, _usable_cpus())
     pieces = min(out.nbytes * len(signs) // THREAD_BYTES, PIECES_A_THREAD * threads)
-    if threads == 1 or pieces < MIN_PIECES:
+    if threads == 1 or pieces < (MIN_PIECES if num_threads else _fewest_pieces()):
         add(0, out.size)
         return
     cuts = [0, *_cuts(out.size, pieces, offset, PIECE_BYTES // width), out.size]
@@ -210,6 +210,12 @@ def _share_out(pieces: list[tuple[int, int]], add: Callable[[int, int], None], n
         turn.wait_for(lambda: not at_work)
     if failed:
         raise failed[0]
+
+
+def _fewest_pieces() -> int:
+    """So many pieces at least are shared out: more where all cores are busy, and a helper may be put off."""
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > _usable_cpus()
+    return 4 * MIN_PIECES if busy else MIN_PIECES
 
 
 def _usable_cpus() -> int:
