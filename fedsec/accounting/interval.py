@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fedsec.accounting import gaussian, pld
+from fedsec.accounting import contour, gaussian, pld
 from fedsec.accounting.events import Event, NeighboringRelation
 from fedsec.accounting.numbers import Array
 from fedsec.accounting.pairs.base import Pair
@@ -74,18 +74,21 @@ class _Normal:
 
 
 class _Refined:
-    """Bounds on lattices, as many as were asked for."""
+    """Bounds by inversion integrals and on lattices, as many as were asked for."""
 
     def __init__(self, steps: Steps, side: int, sign: int) -> None:
         self.steps, self.side, self.sign = steps, side, sign
         self.bounds: list[pld.ManyRuns] = []
+        self.inversions: list[contour.Inversion] = []
 
     def epsilon(self, delta: float) -> float:
         found = [bound.epsilon(delta) for bound in self.bounds]
+        found += [bound.epsilon(delta, self.side) for bound in self.inversions]
         return min(found, default=math.inf) if self.side > 0 else max(found, default=0.0)
 
     def delta(self, epsilon: float) -> float:
         found = [bound.delta(epsilon) for bound in self.bounds]
+        found += [bound.delta(epsilon, self.side) for bound in self.inversions]
         return min(found, default=1.0) if self.side > 0 else max(found, default=0.0)
 
     def probe(self, delta: float) -> Probe:
@@ -95,6 +98,18 @@ class _Refined:
     def tail(self, delta: float) -> float:
         """What one run may leave out."""
         return _LEFT_OUT * max(delta, _LEAST_DELTA) / sum(count for _, count in self.steps)
+
+    def inverted(self, line: _Line) -> contour.Inversion | None:
+        """An inversion integral along some line, where there is one."""
+        if not contour.fits(self.steps):
+            return None
+        with (
+            contextlib.suppress(FloatingPointError),
+            np.errstate(over="raise", divide="raise", invalid="raise"),
+        ):
+            theta = line(Probe(self.steps, self.sign, 0.0)).theta
+            return contour.inversion(self.steps, self.sign, theta)
+        return None
 
     def refine(self, tilt: Tilt, delta: float, fineness: float) -> None:
         """Compute one more bound, if doubles can hold what it takes."""
@@ -131,6 +146,7 @@ def _collapsed(steps: Steps) -> Steps:
 
 
 _Aim = Callable[[_Refined, float], tuple[Tilt, float]]
+_Line = Callable[[Probe], Tilt]
 
 
 def _corrected(tilt: Tilt, bound: pld.ManyRuns, delta: float) -> Tilt:
@@ -180,14 +196,21 @@ class Curve:
             tilt = probe.for_epsilon(known)
             return (_corrected(tilt, half.bounds[-1], delta) if len(half.bounds) > 1 else tilt), delta
 
-        low, high = self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, math.inf)
+        def line(probe: Probe) -> Tilt:
+            """Where the best Rényi bound lies, so as little tilted as will do."""
+            return probe.for_epsilon(max(probe.for_delta(delta).bound, 0.0))
+
+        def narrowed(most: float) -> Interval:
+            return self._narrowed(lambda half: half.epsilon(delta), aim, line, self._tolerance, most)
+
+        low, high = narrowed(math.inf)
         narrow = high <= low * (1.0 + self._tolerance)
         if high <= low * (1.0 + _EXACT) or (narrow and self._renyi_floor(delta) >= high):
             return low, high
         other = most()
         if narrow or other >= high:
             return low, max(low, min(high, other))
-        return self._narrowed(lambda half: half.epsilon(delta), aim, self._tolerance, other)
+        return narrowed(other)
 
     def _renyi_floor(self, delta: float) -> float:
         """What no Rényi bound undercuts, judged by the finest bounds from below."""
@@ -204,7 +227,10 @@ class Curve:
             delta = 1e-3 * math.exp(min(tilt.bound, 0.0))
             return half.probe(delta).for_epsilon(epsilon), delta
 
-        return self._narrowed(lambda half: half.delta(epsilon), aim, 10.0 * self._tolerance, most)
+        def line(probe: Probe) -> Tilt:
+            return probe.for_epsilon(epsilon)
+
+        return self._narrowed(lambda half: half.delta(epsilon), aim, line, 10.0 * self._tolerance, most)
 
     def deltas(self, epsilons: Array) -> tuple[Array, Array]:
         """Bounds on delta at many epsilons, from all bounds that were ever computed, and some for these."""
@@ -219,11 +245,11 @@ class Curve:
         return sides[0], sides[1]
 
     def _narrowed(
-        self, answer: Callable[[_Half], float], aim: _Aim, tolerance: float, most: float
+        self, answer: Callable[[_Half], float], aim: _Aim, line: _Line, tolerance: float, most: float
     ) -> Interval:
         """Refine the direction that costs most until the interval is narrow, or refining does not help."""
         searches = {
-            sign: _Search(low, high, aim, self._fineness) for sign, (low, high) in self._halves.items()
+            sign: _Search(low, high, aim, line, self._fineness) for sign, (low, high) in self._halves.items()
         }
         while True:
             intervals = {
@@ -236,11 +262,15 @@ class Curve:
 
 
 class _Search:
-    """Refinement of one direction for one question: a rough bound from above first, then both sides."""
+    """Refinement of one direction for one question.
 
-    def __init__(self, low: _Half, high: _Half, aim: _Aim, fineness: float) -> None:
+    By an inversion integral, if there is one; on lattices a rough bound from above first, then both sides.
+    """
+
+    def __init__(self, low: _Half, high: _Half, aim: _Aim, line: _Line, fineness: float) -> None:
         self._low, self._high = (half if isinstance(half, _Refined) else None for half in (low, high))
-        self._aim, self._fineness = aim, fineness
+        self._aim, self._line, self._fineness = aim, line, fineness
+        self._inverted = False
         self._aims: list[tuple[_Refined, Tilt, float]] = []
         self._width = math.inf
         self.passes = 0
@@ -251,6 +281,10 @@ class _Search:
         width = (high - low) / high
         if not (self._low or self._high) or self.passes > _PASSES or width > 0.9 * self._width:
             return False
+        if not self._inverted:
+            self._inverted = True
+            if self._invert():
+                return True
         if self.passes == 0 and self._high:
             self._high.refine(*self._aim(self._high, high), self._fineness * _ROUGH)
         elif self._work > _MOST_WORK:
@@ -259,6 +293,16 @@ class _Search:
             self._refine(high, width, tolerance)
         self.passes += 1
         return True
+
+    def _invert(self) -> bool:
+        """Whether there is an inversion integral; one is enough for both sides, unless they differ."""
+        high = self._high.inverted(self._line) if self._high else None
+        alike = self._high and self._low and self._high.steps == self._low.steps
+        low = high if alike or not self._low else self._low.inverted(self._line)
+        for half, inversion in ((self._high, high), (self._low, low)):
+            if half and inversion:
+                half.inversions = [*half.inversions, inversion][-_KEPT:]
+        return bool(high or low)
 
     def _refine(self, known: float, width: float, tolerance: float) -> None:
         missed = width > _MISSED * tolerance

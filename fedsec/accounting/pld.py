@@ -9,6 +9,7 @@ composed loss,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,7 +126,7 @@ class ManyRuns:
         low, high = self._bracket(delta, start)
         if low == high:  # the slack alone is more than delta
             return max(low, self._chernoff(delta)) if self.side > 0 else low
-        return self._narrowed(delta, low, high)
+        return closed_in(lambda epsilon: self._miss(epsilon, delta), low, high, self.side)
 
     def _bracket(self, delta: float, start: float) -> tuple[float, float]:
         """One epsilon that misses delta and one that meets it, from the bulk on; equal if none meets it."""
@@ -192,23 +193,6 @@ class ManyRuns:
             places = [peak - part * deviation for part in _PLACES if peak > part * deviation] + places
         return next((place for place in places if self.delta(place) > delta), None)
 
-    def _narrowed(self, delta: float, low: float, high: float) -> float:
-        """Regula falsi on log(delta), the Illinois variant; the end that is returned was checked."""
-        above, below = self._miss(low, delta), self._miss(high, delta)
-        moved = 0
-        for _ in range(_STEPS):
-            if high - low <= 1e-9 * high or (-below if self.side > 0 else above) <= 1e-9:
-                break
-            middle = low + (high - low) * min(max(above / (above - below), 0.01), 0.99)
-            miss = self._miss(middle, delta)
-            if miss <= 0.0:
-                high, below, above = middle, miss, above / (2.0 if moved == 1 else 1.0)
-                moved = 1
-            else:
-                low, above, below = middle, miss, below / (2.0 if moved == -1 else 1.0)
-                moved = -1
-        return high if self.side > 0 else low
-
     def _miss(self, epsilon: float, delta: float) -> float:
         """By how much log(delta) is missed at epsilon."""
         value = self.delta(epsilon)
@@ -220,6 +204,29 @@ class ManyRuns:
         least = (self.scale + math.log(gain(self.theta) * (1.0 + self.doubt)) - budget) / self.theta
         size = (1.0 + abs(self.scale) + abs(budget) + self.theta * abs(least)) / self.theta
         return least + 4.0 * _SUM * size + self.relative / self.theta
+
+
+def closed_in(
+    miss: Callable[[float], float], low: float, high: float, side: int, enough: float = 1e-9
+) -> float:
+    """Regula falsi on log(delta), the Illinois variant; the end that is returned was checked.
+
+    `miss` is by how much log(delta) is missed: more than 0 at `low`, 0 or less at `high`.
+    """
+    above, below = miss(low), miss(high)
+    moved = 0
+    for _ in range(_STEPS):
+        if high - low <= enough * high or (-below if side > 0 else above) <= enough:
+            break
+        middle = low + (high - low) * min(max(above / (above - below), 0.01), 0.99)
+        found = miss(middle)
+        if found <= 0.0:
+            high, below, above = middle, found, above / (2.0 if moved == 1 else 1.0)
+            moved = 1
+        else:
+            low, above, below = middle, found, below / (2.0 if moved == -1 else 1.0)
+            moved = -1
+    return high if side > 0 else low
 
 
 def gain(theta: float) -> float:
