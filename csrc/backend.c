@@ -12,6 +12,7 @@ static const fs_backend generic = {
     .name = "generic",
     .runs = always,
     .chacha20_blocks = fs_generic_chacha20_blocks,
+    FS_LATTICE(fs_generic),
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -21,6 +22,7 @@ static const fs_backend aesni = {
     .name = "aesni",
     .runs = fs_runs_aesni,
     .chacha20_blocks = fs_generic_chacha20_blocks,
+    FS_LATTICE(fs_generic),
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -29,6 +31,7 @@ static const fs_backend avx2 = {
     .name = "avx2",
     .runs = fs_runs_avx2,
     .chacha20_blocks = fs_avx2_chacha20_blocks,
+    FS_LATTICE(fs_avx2),
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -37,6 +40,7 @@ static const fs_backend avx2_vaes = {
     .name = "avx2-vaes",
     .runs = fs_runs_avx2_vaes,
     .chacha20_blocks = fs_avx2_chacha20_blocks,
+    FS_LATTICE(fs_avx2),
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_vaes256_aes128), FS_SUMS(fs_vaes256_aes256)},
     .aes_rounds = fs_vaes256_rounds,
 };
@@ -45,6 +49,7 @@ static const fs_backend avx512 = {
     .name = "avx512-vaes",
     .runs = fs_runs_avx512,
     .chacha20_blocks = fs_avx512_chacha20_blocks,
+    FS_LATTICE(fs_avx512),
     .masked_sum = {FS_SUMS(fs_avx512_chacha20), FS_SUMS(fs_vaes512_aes128), FS_SUMS(fs_vaes512_aes256)},
     .aes_rounds = fs_vaes512_rounds,
 };
@@ -57,6 +62,7 @@ static const fs_backend neon = {
     .name = "neon",
     .runs = always,
     .chacha20_blocks = fs_neon_chacha20_blocks,
+    FS_LATTICE(fs_generic),
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -67,6 +73,7 @@ static const fs_backend neon_aes = {
     .name = "neon-aes",
     .runs = fs_runs_neon_aes,
     .chacha20_blocks = fs_neon_chacha20_blocks,
+    FS_LATTICE(fs_generic),
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_neon_aes128), FS_SUMS(fs_neon_aes256)},
     .aes_rounds = fs_neon_rounds,
 };

@@ -29,6 +29,8 @@ typedef struct {
     uint64_t mask;
 } fs_sum;
 
+enum { FS_LATTICE_GROUP = 512 };
+
 enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
 
 /* A backend is a value: one const table of kernels for an instruction set, all giving the same bytes. */
@@ -39,6 +41,11 @@ struct fs_backend {
     void (*chacha20_blocks)(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
                             uint32_t counter);
     void (*masked_sum[FS_PRGS][FS_LANES])(const fs_sum *sum);
+    /* FS_LATTICE_GROUP cells from as many uniform words, and values in blocks from cells and as many words
+     * (lattice.h); `open` where the words do not decide. */
+    void (*lattice_points)(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);
+    void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
+                           const uint64_t *offsets);
     /* For measurements: AES rounds on a register file's worth of blocks and nothing else, as many as a masked
      * sum needs for n_bytes of keystream. NULL without AES instructions. */
     void (*aes_rounds)(uint8_t *out, size_t n_bytes, int rounds);

@@ -2,11 +2,12 @@
 #ifndef FEDSEC_GENERIC_H
 #define FEDSEC_GENERIC_H
 
-#include "masked_sum.h"
+#include "vector.h"
 
 void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
                                 uint32_t counter);
 
+FS_DECLARE_LATTICE(fs_generic);
 FS_DECLARE_SUMS(fs_generic_chacha20);
 FS_DECLARE_SUMS(fs_generic_aes128);
 FS_DECLARE_SUMS(fs_generic_aes256);

@@ -14,6 +14,13 @@
 #define FS_INLINE static __forceinline
 #endif
 
+/* The kernels of lattice.h, for the table of backends. */
+#define FS_DECLARE_LATTICE(PREFIX)                                                                              \
+    void PREFIX##_lattice_points(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);     \
+    void PREFIX##_lattice_blocks(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,     \
+                                 const uint64_t *offsets)
+#define FS_LATTICE(PREFIX) .lattice_points = PREFIX##_lattice_points, .lattice_blocks = PREFIX##_lattice_blocks
+
 /* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys of 16 bytes. The
  * first holds the nonce too, so that it turns a counter into a cipher's first state. The last is complemented
  * for a sign of -1, so that the cipher's output comes out complemented, which is its negative less one. */

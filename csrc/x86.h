@@ -17,6 +17,8 @@ int fs_runs_avx2(void);
 int fs_runs_avx2_vaes(void);
 int fs_runs_avx512(void);
 
+FS_DECLARE_LATTICE(fs_avx2);
+FS_DECLARE_LATTICE(fs_avx512);
 FS_DECLARE_SUMS(fs_aesni_aes128);
 FS_DECLARE_SUMS(fs_aesni_aes256);
 FS_DECLARE_SUMS(fs_vaes256_aes128);

@@ -135,7 +135,7 @@ def pointer(array: npt.NDArray[Any]) -> Any:
     return _ffi.from_buffer(_C_NAMES[array.dtype], array)
 
 
-def chacha20(key: bytes, nonce: bytes, counter: int, n_blocks: int, backend: Backend = best_backend) -> bytes:
+def chacha20(key: Any, nonce: bytes, counter: int, n_blocks: int, backend: Backend = best_backend) -> bytes:
     """`n_blocks` blocks of keystream from block `counter` [RFC8439, sec. 2.4]."""
     if len(key) != SEED_BYTES or len(nonce) != 12:
         raise InvalidArgumentError(f"key must be 32 bytes and nonce 12, got {len(key)} and {len(nonce)}")
@@ -271,7 +271,7 @@ def quantize(
     whole("number of values", values.size, minimum=0, maximum=KEYSTREAM_BYTES["chacha20"] // 8)
     out = np.empty(values.size, np.int64)
     kernel = getattr(_lib, f"fs_quantize{8 * values.itemsize}")
-    with _key_of_call(insecure_key) as key:
+    with key_of_call(insecure_key) as key:
         done = kernel(backend.table, pointer(out), pointer(values), out.size, granularity, max_abs, key)
     return out if done else None
 
@@ -330,7 +330,7 @@ def shamir_combine(abscissas: Buffer, shares: Buffer) -> bytearray:
 
 
 @contextmanager
-def _key_of_call(insecure_key: object) -> Iterator[Any]:
+def key_of_call(insecure_key: object) -> Iterator[Any]:
     """A fresh key, wiped at the end; or the explicit one of a known-answer test."""
     if insecure_key is not None:
         if not isinstance(insecure_key, bytes) or len(insecure_key) != SEED_BYTES:
@@ -349,7 +349,7 @@ def gaussian(
 ) -> None:
     """Fills float32 or float64 `out` with normal variates."""
     kernel = getattr(_lib, f"fs_gaussian{8 * out.itemsize}")
-    with _key_of_call(insecure_key) as key:
+    with key_of_call(insecure_key) as key:
         kernel(backend.table, pointer(out), out.size, stddev, key)
 
 
@@ -362,7 +362,7 @@ def discrete_gaussian(
 ) -> None:
     """Fills int32 or int64 `out` with discrete Gaussian variates, stddev in [0.1, 2^40]."""
     kernel = getattr(_lib, f"fs_discrete_gaussian{8 * out.itemsize}")
-    with _key_of_call(insecure_key) as key:
+    with key_of_call(insecure_key) as key:
         if kernel(backend.table, pointer(out), out.size, stddev, key, exact_only):
             raise FedsecError(f"a variate of stddev {stddev!r} does not fit {out.dtype}; nothing was kept")
 
@@ -375,6 +375,73 @@ def bernoulli(
     fraction = (numerator.to_bytes(32, "little"), denominator.to_bytes(32, "little"))
     _lib.fs_bernoulli(best_backend.table, pointer(out), size, *fraction, insecure_key, exact_only)
     return out
+
+
+class Undecided(NamedTuple):
+    """A variate whose acceptance C leaves to exact arithmetic: see fs_undecided in csrc/core.cdef."""
+
+    position: int
+    cell: int
+    value: int
+    uniform: int
+    gap: float
+
+
+LATTICE_CHUNK = 2**16  # variates that share a stream of words
+
+
+def lattice_points(
+    out: npt.NDArray[Any],
+    law: LawArrays,
+    key: Any,
+    chunk: int,
+    retry: int = 0,
+    backend: Backend = best_backend,
+) -> None:
+    """Fills a chunk, int32 or int64, with variates of a law whose cells are single integers."""
+    kernel = getattr(_lib, f"fs_lattice_points{8 * out.itemsize}")
+    kernel(backend.table, _law(law), pointer(out), out.size, key, chunk, retry)
+
+
+def lattice_blocks(
+    out: npt.NDArray[Any],
+    law: LawArrays,
+    key: Any,
+    chunk: int,
+    retry: int = 0,
+    exact_only: bool = False,
+    backend: Backend = best_backend,
+) -> list[Undecided]:
+    """The same for a law in blocks; gives those whose acceptance is left to the caller."""
+    kernel = getattr(_lib, f"fs_lattice_blocks{8 * out.itemsize}")
+    rows = np.empty(out.size * _ffi.sizeof("fs_undecided"), np.uint8)
+    found = _ffi.from_buffer("fs_undecided[]", rows)
+    n = kernel(backend.table, _law(law), pointer(out), out.size, key, chunk, retry, exact_only, found)
+    undecided = [
+        Undecided(row.position, row.cell, row.value, row.high << 64 | row.low, row.gap) for row in found[0:n]
+    ]
+    rows[: n * _ffi.sizeof("fs_undecided")] = 0
+    return undecided
+
+
+class LawArrays(NamedTuple):
+    """What fs_law in csrc/core.cdef holds; arrays of 2^index_bits elements, `rest` of twice as many."""
+
+    kind: int
+    index_bits: int
+    block_bits: int
+    first: int
+    parameter: float
+    cells: npt.NDArray[np.uint32]
+    rest: npt.NDArray[np.uint64]
+    least: npt.NDArray[np.uint32]
+    log_heights: npt.NDArray[np.float64]
+
+
+def _law(law: LawArrays) -> Any:
+    """The structure; `law` keeps its arrays alive."""
+    arrays = [pointer(array) for array in (law.cells, law.rest, law.least, law.log_heights)]
+    return _ffi.new("fs_law *", (*law[:5], *arrays))
 
 
 Atoms = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

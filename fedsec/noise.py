@@ -21,18 +21,34 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fedsec import _kernels
+from fedsec import _kernels, _lattice
 from fedsec._checks import positive, whole
 from fedsec._slope import MIN_STDDEV, stddev_for_inverse_slope
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
 
-__all__ = ["discrete_gaussian", "gaussian", "grid", "integer_sensitivity", "integer_stddev", "release"]
+__all__ = [
+    "STATISTICAL_DISTANCE",
+    "discrete_gaussian",
+    "gaussian",
+    "grid",
+    "integer_sensitivity",
+    "integer_stddev",
+    "poisson",
+    "release",
+    "skellam",
+]
+
+# Total variation distance from its law of one variate that comes from a table, at most (docs/noise.md).
+STATISTICAL_DISTANCE = _lattice.DISTANCE
 
 MIN_DISCRETE_STDDEV = 0.1
 # Largest stddev per dtype: int64's is the sampler's range; int32's leaves 64 deviations to either side.
@@ -40,6 +56,11 @@ MAX_DISCRETE_STDDEV: dict[np.dtype[Any], float] = {
     np.dtype(np.int64): 2.0**40,
     np.dtype(np.int32): 2.0**25,
 }
+
+# Means and variances: the smallest, and the largest per dtype.
+MIN_MEAN = 2.0**-10
+MAX_POISSON_MEAN: dict[np.dtype[Any], float] = {np.dtype(np.int64): 2.0**40, np.dtype(np.int32): 2.0**30}
+MAX_SKELLAM_VARIANCE: dict[np.dtype[Any], float] = {np.dtype(np.int64): 2.0**41, np.dtype(np.int32): 2.0**41}
 
 _FLOATS: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
 # Rounding may enlarge the sensitivity by a relative 2^-11 (0.049 %), integers the noise by 1 / (24 * 16^2)
@@ -123,12 +144,72 @@ def discrete_gaussian(
     depends on the noise drawn: do not let an adversary measure single calls on few elements.
     """
     out = _empty(size, dtype, tuple(MAX_DISCRETE_STDDEV))
-    number, largest = positive("stddev", stddev), MAX_DISCRETE_STDDEV[out.dtype]
-    if not MIN_DISCRETE_STDDEV <= number <= largest:
-        raise InvalidArgumentError(
-            f"stddev for {out.dtype} must be in [{MIN_DISCRETE_STDDEV}, {largest}], got {number!r}"
-        )
+    number = _within("stddev", stddev, MIN_DISCRETE_STDDEV, MAX_DISCRETE_STDDEV[out.dtype], out.dtype)
     _kernels.discrete_gaussian(out, number, insecure_key)
+    return out
+
+
+def skellam(
+    size: int | tuple[int, ...],
+    variance: float,
+    dtype: npt.DTypeLike = np.int64,
+    *,
+    insecure_key: bytes | None = None,
+) -> npt.NDArray[Any]:
+    """Skellam noise on the integers: the difference of two Poisson variables of half the variance each.
+
+    Sums of independent Skellam variables are Skellam, and their variances add up: what several parties add
+    is noise whose law is known exactly.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Shape of the result.
+    variance : float
+        In squared integer steps, as the exact value of the double: 2^-10 to 2^41.
+    dtype : int64 or int32
+
+    Returns
+    -------
+    Independent variates of dtype and shape `size`; all fit either dtype.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+
+    Guarantees: given uniform bits, each variate is within STATISTICAL_DISTANCE (2^-100) of its law in total
+    variation; no result depends on floating-point rounding. Time and addresses depend on the noise drawn.
+    """
+    out = _empty(size, dtype, tuple(MAX_SKELLAM_VARIANCE))
+    number = _within("variance", variance, MIN_MEAN, MAX_SKELLAM_VARIANCE[out.dtype], out.dtype)
+    draw_lattice(out, "skellam", number, insecure_key)
+    return out
+
+
+def poisson(
+    size: int | tuple[int, ...],
+    mean: float,
+    dtype: npt.DTypeLike = np.int64,
+    *,
+    insecure_key: bytes | None = None,
+) -> npt.NDArray[Any]:
+    """Poisson variates, Pr[y] = exp(-mean) mean^y / y!; with the guarantees of `skellam`.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Shape of the result.
+    mean : float
+        As the exact value of the double: 2^-10 to 2^40 for int64, to 2^30 for int32.
+    dtype : int64 or int32
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+    """
+    out = _empty(size, dtype, tuple(MAX_POISSON_MEAN))
+    number = _within("mean", mean, MIN_MEAN, MAX_POISSON_MEAN[out.dtype], out.dtype)
+    draw_lattice(out, "poisson", number, insecure_key)
     return out
 
 
@@ -258,9 +339,82 @@ def integer_stddev(l2_sensitivity: float, noise_multiplier: float) -> float:
     )
 
 
+def draw_lattice(
+    out: npt.NDArray[Any],
+    name: str,
+    parameter: float,
+    insecure_key: bytes | None = None,
+    exact_only: bool = False,
+    backend: _kernels.Backend = _kernels.best_backend,
+) -> None:
+    """Fills an int32 or int64 array with variates of a law, by its name in `_lattice`.
+
+    For tests and measurements: `exact_only` leaves to integers whatever a block's bound does not decide. The
+    law is the same; the bits are not, as what integers refuse is drawn anew from other words.
+    """
+    tables = _lattice.tables(name, parameter)
+    flat, size = out.reshape(-1), _kernels.LATTICE_CHUNK
+    with _kernels.key_of_call(insecure_key) as key:
+        for chunk in range(-(-flat.size // size)):
+            piece = flat[chunk * size : (chunk + 1) * size]
+            if len(tables) == 1:
+                _draw_chunk(piece, tables[0], _Words(key, chunk, 0, backend), exact_only)
+                continue
+            both = np.empty((2, piece.size), np.int64)
+            for i, (row, table) in enumerate(zip(both, tables, strict=True)):
+                _draw_chunk(row, table, _Words(key, chunk, i, backend), exact_only)
+            piece[...] = both[0] - both[1]
+            both[...] = 0
+
+
+class _Words(NamedTuple):
+    """Where words come from: key, chunk, and which of the two summands of its variates; and the backend."""
+
+    key: Any
+    chunk: int
+    summand: int
+    backend: _kernels.Backend
+
+    def retry(self, number: int) -> int:
+        return self.summand << 31 | number
+
+    def further(self, number: int, place: int) -> Iterator[int]:
+        """More digits for a comparison: the one at `place` among the undecided of a retry."""
+        nonce = struct.pack("<3I", self.chunk, self.retry(number), 3)  # 0 to 2 are purposes in csrc/lattice.c
+        for block in itertools.count(place << 12):
+            yield from struct.unpack("<8Q", _kernels.chacha20(self.key, nonce, block, 1, self.backend))
+
+
+def _draw_chunk(out: npt.NDArray[Any], table: _lattice.Table, words: _Words, exact_only: bool) -> None:
+    if not table.arrays.block_bits:
+        _kernels.lattice_points(out, table.arrays, *words[:2], words.retry(0), words.backend)
+        return
+
+    def draw(part: npt.NDArray[Any], number: int) -> list[_kernels.Undecided]:
+        retry = words.retry(number)
+        return _kernels.lattice_blocks(part, table.arrays, *words[:2], retry, exact_only, words.backend)
+
+    used = 0
+    for place, undecided in enumerate(draw(out, 0)):
+        found, number, nth = undecided, 0, place
+        while not table.accepts(found.cell, found.value, found.uniform, words.further(number, nth)):
+            used, nth = used + 1, 0
+            number, again = used, out[undecided.position : undecided.position + 1]
+            if not (more := draw(again, number)):
+                break
+            found = more[0]
+
+
 def _up(number: float) -> float:
     """The next double: above the exact result of one correctly rounded operation."""
     return math.nextafter(number, math.inf)
+
+
+def _within(name: str, value: object, least: float, largest: float, dtype: np.dtype[Any]) -> float:
+    number = positive(name, value)
+    if not least <= number <= largest:
+        raise InvalidArgumentError(f"{name} for {dtype} must be in [{least}, {largest}], got {number!r}")
+    return number
 
 
 def _empty(size: object, dtype: npt.DTypeLike, allowed: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any]:

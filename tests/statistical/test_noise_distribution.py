@@ -9,6 +9,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from reference import discrete_gaussian_reference as reference
+from reference import lattice_reference
 from scipy import stats
 
 from fedsec import noise
@@ -110,6 +111,54 @@ def test_samples_are_uncorrelated(sampler):
     assert np.abs(lag_errors(samples)).max() < limit
     smeared = samples[1:] + 0.02 * samples[:-1]
     assert np.abs(lag_errors(smeared)).max() > limit
+
+
+# ---- Poisson and Skellam
+
+
+def counted_p(samples, masses, first):
+    counts = np.bincount(samples - first, minlength=len(masses)).astype(float)
+    return chi_square_p(counts, masses / masses.sum())
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("poisson", 3.3), ("poisson", 100.0), ("skellam", 200.0)])
+def test_poisson_and_skellam_follow_their_mass_functions(name, parameter):
+    """And the controls: a parameter 2 % off, and a Gaussian of the same variance."""
+    samples = getattr(noise, name)(1_000_000, parameter, insecure_key=key_of(name, parameter))
+    first, last = (0, 60 if parameter < 50 else 300) if name == "poisson" else (-300, 300)
+    assert counted_p(samples, lattice_reference.masses(name, parameter, first, last), first) > ALARM
+    for wrong in WRONG_SCALES:
+        masses = lattice_reference.masses(name, wrong * parameter, first, last)
+        assert counted_p(samples, masses, first) < ALARM
+    if parameter == 100.0:
+        gaussian = np.rint(np.random.default_rng(0).normal(parameter, np.sqrt(parameter), 1_000_000))
+        law = lattice_reference.masses(name, parameter, -100, last)
+        assert counted_p(gaussian.astype(np.int64), law, -100) < ALARM
+
+
+def test_sums_of_skellam_noise_are_skellam_noise():
+    """Three parties' shares of 20, 40 and 2.5; the control is the sum without the smallest."""
+    shares = [noise.skellam(1_000_000, v, insecure_key=key_of("share", v)) for v in (20.0, 40.0, 2.5)]
+    law = lattice_reference.masses("skellam", 62.5, -200, 200)
+    assert counted_p(sum(shares), law, -200) > ALARM
+    assert counted_p(shares[0] + shares[1], law, -200) < ALARM
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("poisson", 1e5), ("skellam", 9e4), ("poisson", 2.0**40)])
+def test_wide_laws_in_cells_of_equal_probability(name, parameter):
+    """200 cells by the normal quantiles, with the skewness corrected [Cornish-Fisher]; error below 1e-5."""
+    samples = getattr(noise, name)(300_000, parameter, insecure_key=key_of("wide", name, parameter))
+    deviation = np.sqrt(parameter)
+    quantiles = stats.norm.ppf(np.arange(1, 200) / 200)
+    skew = 1 / deviation if name == "poisson" else 0.0
+    centre = parameter if name == "poisson" else 0.0
+    edges = np.floor(centre + deviation * (quantiles + skew * (quantiles**2 - 1) / 6)) + 0.5
+    law = stats.poisson(parameter) if name == "poisson" else stats.skellam(parameter / 2, parameter / 2)
+    below = law.cdf(edges) if parameter < 1e9 else stats.norm.cdf((edges - parameter) / deviation)
+    counts = np.bincount(np.searchsorted(edges, samples), minlength=200).astype(float)
+    assert chi_square_p(counts, np.diff(below, prepend=0.0, append=1.0)) > ALARM
+    stretched = np.searchsorted(edges, (samples - centre) * 1.02 + centre)
+    assert chi_square_p(np.bincount(stretched, minlength=200).astype(float), np.full(200, 1 / 200)) < ALARM
 
 
 # ---- continuous Gaussian

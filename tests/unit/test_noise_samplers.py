@@ -211,7 +211,7 @@ def test_forks_do_not_repeat():
 
 
 def test_the_key_of_a_call_is_wiped():
-    with _kernels._key_of_call(None) as key:
+    with _kernels.key_of_call(None) as key:
         assert any(bytes(key))
     assert bytes(key) == bytes(32)
 

@@ -1,0 +1,7 @@
+/* Laws from tables, in portable C. */
+#include "generic.h"
+
+#define NAME(x) fs_generic_##x
+#define TARGET
+
+#include "lattice.h"
