@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,18 +47,22 @@ class Probe:
         return self._tilt(lambda theta, total: total - _log_gain(theta) - theta * epsilon, _ALLOWANCE)
 
     def _tilt(self, bound: Callable[[Array, Array], Array], allowance: float) -> Tilt:
-        usual_deviations = self._deviations(0.0)
-        usual = math.hypot(
-            *(math.sqrt(part[2]) * d for part, d in zip(self._parts, usual_deviations, strict=True))
-        )
-        theta: Array = np.geomspace(1e-6, 60.0, 65, dtype=np.float64) / usual
-        total = sum((count * cumulant(theta, loss, mass) for loss, mass, count in self._parts), np.zeros(65))
+        theta, total, usual_deviations = self._cumulants
         value = bound(theta, total)
         best = int(np.argmin(value))
         good = (value <= value[best] + allowance) & (theta >= 0.25 * theta[best])
         chosen = float(theta[np.argmax(good)])
         deviations = zip(self._deviations(chosen), usual_deviations, strict=True)
         return Tilt(chosen, tuple(max(d, 0.05 * u) for d, u in deviations), float(value[best]))
+
+    @cached_property
+    def _cumulants(self) -> tuple[Array, Array, list[float]]:
+        """Some exponents, the cumulant of the composed loss there, and deviations without a tilt."""
+        deviations = self._deviations(0.0)
+        usual = math.hypot(*(math.sqrt(part[2]) * d for part, d in zip(self._parts, deviations, strict=True)))
+        theta: Array = np.geomspace(1e-6, 60.0, 65, dtype=np.float64) / usual
+        total = sum((count * cumulant(theta, loss, mass) for loss, mass, count in self._parts), np.zeros(65))
+        return theta, total, deviations
 
     def _deviations(self, theta: float) -> list[float]:
         return [_deviation(theta, loss, mass) for loss, mass, _ in self._parts]
