@@ -12,7 +12,9 @@ from fedsec.cli.output import print_json
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["masks", "noise", "secagg", "accounting", "all"]), default="all")
+@click.argument(
+    "what", type=click.Choice(["masks", "noise", "secagg", "accounting", "training", "all"]), default="all"
+)
 @click.option(
     "--quick", is_flag=True, help="Smaller sizes for secagg: seconds, where the others take minutes."
 )
@@ -26,6 +28,7 @@ def bench(what: str, quick: bool, as_json: bool) -> None:
         "noise": (noise.samplers, noise.describe),
         "secagg": (partial(figures.figures, quick, _say), figures.describe),
         "accounting": (accounting.accountant, accounting.describe),
+        "training": (_training, _describe_training),
     }
     chosen = rooms if what == "all" else {what: rooms[what]}
     results = {name: measure() for name, (measure, _) in chosen.items()}
@@ -34,6 +37,18 @@ def bench(what: str, quick: bool, as_json: bool) -> None:
     else:
         for name, result in results.items():
             click.echo("\n".join(rooms[name][1](result)))
+
+
+def _training() -> dict[str, Any]:
+    from fedsec.measure import training  # needs torch
+
+    return training.steps()
+
+
+def _describe_training(result: dict[str, Any]) -> list[str]:
+    from fedsec.measure import training
+
+    return training.describe(result)
 
 
 def _say(name: str) -> None:

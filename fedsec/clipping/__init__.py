@@ -14,13 +14,20 @@ except ImportError:
     ) from None
 
 from fedsec.clipping.bookkeeping import BookKeeper, clipped_sum
-from fedsec.clipping.bounds import AutomaticClipping, ClippingRule, FlatClipping, PerLayerClipping
+from fedsec.clipping.bounds import (
+    AdaptiveClipping,
+    AutomaticClipping,
+    ClippingRule,
+    FlatClipping,
+    PerLayerClipping,
+)
 from fedsec.clipping.gradients import RecordGradients
 from fedsec.clipping.layers import fix
 from fedsec.clipping.records import RecordClipper
 from fedsec.clipping.updates import ClippedUpdate, UpdateClipper, clip_update
 
 __all__ = [
+    "AdaptiveClipping",
     "AutomaticClipping",
     "BookKeeper",
     "ClippedUpdate",

@@ -8,18 +8,21 @@ References
 [ACG+16] Abadi et al. Deep Learning with Differential Privacy. CCS 2016, Alg. 1 (flat).
 [MRTZ18] McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models. 2018,
     sec. 3.2 (per layer).
+[ATMR21] Andrew, Thakkar, McMahan, Ramaswamy. Differentially Private Learning with Adaptive Clipping. NeurIPS
+    2021, Thm. 1.
 [BWZK23a] Bu, Wang, Zha, Karypis. Automatic Clipping: Differentially Private Deep Learning Made Easier and
     Stronger. NeurIPS 2023 (AUTO-S).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from fedsec._checks import positive, within
+from fedsec._checks import open_unit, positive, within
 from fedsec.clipping.gradients import NORM_SLACK, SUM_SLACK
 from fedsec.clipping.updates import FLOAT_SLACK
 
@@ -31,6 +34,11 @@ Groups = tuple[tuple[int, ...], ...]
 
 class ClippingRule(Protocol):
     """What a rule has to offer."""
+
+    @property
+    def l2_clip_norm(self) -> float:
+        """What a record's share is scaled to at most."""
+        ...
 
     @property
     def l2_sensitivity(self) -> float:
@@ -80,6 +88,7 @@ class _Bound:
         return int((squared_norms.sum(dim=0) > self.l2_clip_norm**2).sum())
 
 
+@dataclass(frozen=True)
 class FlatClipping(_Bound):
     """A record's whole gradient is scaled down to `l2_clip_norm` where it is longer [ACG+16]."""
 
@@ -117,6 +126,37 @@ class AutomaticClipping(_Bound):
         """C / (norm + gamma), the same for all parameters; see `ClippingRule`."""
         norms = squared_norms.sum(dim=0).sqrt()
         return (self._reachable / (norms + self.gamma)).expand_as(squared_norms)
+
+
+@dataclass(frozen=True)
+class AdaptiveClipping(FlatClipping):
+    """Flat clipping whose bound follows a quantile of the records' norms [ATMR21].
+
+    Each step also releases, with noise, how many records were within the bound; the next step's bound is then
+    C exp(-learning_rate (fraction within - target_quantile)). `budget_share` of a step's 1/z^2 pays for that
+    count, so the sum's noise multiplier is z / sqrt(1 - budget_share): both together cost what z says.
+    """
+
+    target_quantile: float = 0.5
+    learning_rate: float = 0.2
+    budget_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        open_unit("target_quantile", self.target_quantile)
+        positive("learning_rate", self.learning_rate)
+        open_unit("budget_share", self.budget_share)
+
+    def multipliers(self, noise_multiplier: float) -> tuple[float, float]:
+        """Noise multipliers a of the sum and b of the count, rounded up: 1/a^2 + 1/b^2 <= 1/z^2."""
+        up = noise_multiplier * (1.0 + 2.0**-48)
+        return up / math.sqrt(1.0 - self.budget_share), up / math.sqrt(self.budget_share)
+
+    def following(self, fraction_within: float) -> AdaptiveClipping:
+        """The rule of the next step, after a released fraction (noise may take it out of [0, 1])."""
+        excess = min(1.0, max(0.0, fraction_within)) - self.target_quantile
+        bound = self.l2_clip_norm * math.exp(-self.learning_rate * excess)
+        return replace(self, l2_clip_norm=min(MAX_CLIP_NORM, max(MIN_CLIP_NORM, bound)))
 
 
 def _limited(squares: torch.Tensor, bound: float) -> torch.Tensor:

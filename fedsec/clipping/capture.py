@@ -35,6 +35,7 @@ _Tree = TypeVar("_Tree")
 
 _LOG = logging.getLogger("fedsec.clipping")
 _MARK = "_fedsec_holds_records"
+_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device)
 
 # Arithmetic that broadcasts: a parameter in it may as well come once for each record.
 _BROADCAST = frozenset({
@@ -403,6 +404,12 @@ def _refuse_derived(_gradient: Tensor) -> None:
 
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in arguments, in lists and dictionaries too."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, (tuple, list)):  # most arguments: without the way through pytree
+        return [tensor for value in tree if not isinstance(value, _PLAIN) for tensor in tensors_in(value)]
+    if isinstance(tree, dict):
+        return tensors_in(list(tree.values()))
     return [value for value in pytree.tree_leaves(tree) if isinstance(value, Tensor)]
 
 
@@ -451,7 +458,7 @@ def project(
         if any(margin):
             left = F.pad(left, margin)
         if capture.source(bias) is not None:
-            capture.add(bias, Dense(left.sum(dim=1), (m,)))
+            capture.add(bias, Dense(left[:, 0] if left.shape[1] == 1 else left.sum(dim=1), (m,)))
         if capture.source(weight) is not None:
             capture.add(weight, Outer(left, capture.by_record(inputs, "a linear layer"), m, shape))
 

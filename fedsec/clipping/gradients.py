@@ -40,6 +40,7 @@ _KEEP = 2
 _WIDENED = 2**18
 # Squares are added in the model's precision over so many coordinates, then in float64.
 _CHUNK = 128
+_PART = 32  # rows of a sum that are formed at a time
 
 # So many records are added up in the model's precision. Four such sums (two blocks in each of two neighbours)
 # err by at most 4 BLOCK (BLOCK + 1) 2**-24 (1 + 2**-17) of a clipped record in float32, in any order of
@@ -78,9 +79,11 @@ class Dense:
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """The sum of rows times factors (rows,), in the parameter's shape, float64."""
-        total = self.values.new_zeros(self.values.shape[1], dtype=torch.float64)
+        narrow = factors.to(self.values.dtype)
+        total = (narrow[:BLOCK] @ self.values[: min(BLOCK, len(factors))]).double()
         for rows in _blocks(len(factors), BLOCK):
-            total += factors[rows].to(self.values.dtype) @ self.values[rows]
+            if rows.start:
+                total += narrow[rows] @ self.values[rows]
         return self._arranged(total.unsqueeze(0))[0]
 
     def terms(self) -> int:
@@ -133,18 +136,26 @@ class Outer:
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """The sum of gradients times factors (rows,), in the parameter's shape, float64."""
-        n = self.right.shape[2]
-        total = self.right.new_zeros(self.m, n, dtype=torch.float64)
-        if self.right.shape[1] == 1 and not self.unit:
-            self._add_single(total, factors.to(self.right.dtype))
+        size = (self.m, self.right.shape[2])
+        if self.right.shape[1] == 1 and not self.unit and len(factors):
+            total = self.right.new_empty(size, dtype=torch.float64)
+            self._write_single(total, factors.to(self.right.dtype))
         else:
+            total = self.right.new_zeros(size, dtype=torch.float64)
             self._add_all(total, factors)
         return total.view(self.shape)
 
-    def _add_single(self, total: torch.Tensor, factors: torch.Tensor) -> None:
+    def _write_single(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """One position: nothing can cancel within a record."""
-        for rows in _blocks(len(factors), BLOCK):
-            total += (self.left[rows, 0] * factors[rows, None]).T @ self.right[rows, 0]
+        left = (self.left[: len(factors), 0] * factors.unsqueeze(1)).T.contiguous()
+        for part in _blocks(self.m, _PART):  # so that what is added to stays in the cache
+            chosen, some = total[part], left[part]
+            for rows in _blocks(len(factors), BLOCK):
+                block = some[:, rows] @ self.right[rows, 0]
+                if rows.start:
+                    chosen += block
+                else:
+                    chosen.copy_(block)
 
     def _add_all(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """Many positions: in float64."""

@@ -9,7 +9,14 @@ import torch
 
 from fedsec.accounting import Ledger, NeighboringRelation
 from fedsec.accounting.events import check_relation
-from fedsec.clipping import AutomaticClipping, BookKeeper, ClippingRule, FlatClipping, PerLayerClipping
+from fedsec.clipping import (
+    AdaptiveClipping,
+    AutomaticClipping,
+    BookKeeper,
+    ClippingRule,
+    FlatClipping,
+    PerLayerClipping,
+)
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.training.plan import make_plan
 from fedsec.training.privacy import Privacy
@@ -18,6 +25,7 @@ _RULES: dict[str, Callable[[float], ClippingRule]] = {
     "flat": FlatClipping,
     "per_layer": PerLayerClipping,
     "automatic": AutomaticClipping,
+    "adaptive": AdaptiveClipping,
 }
 _UNFIT = {
     "LBFGS": "it calls the loss many times a step",
@@ -36,7 +44,7 @@ def attach(
     epochs: int | None = None,
     steps: int | None = None,
     l2_clip_norm: float = 1.0,
-    clipping: str = "flat",
+    clipping: str | ClippingRule = "flat",
     target_epsilon: float | None = None,
     noise_multiplier: float | None = None,
     target_delta: float,
@@ -67,8 +75,9 @@ def attach(
         How long: an epoch has ceil(1 / sampling probability) steps. Without them `target_epsilon` and
         `noise_multiplier` together say it.
     l2_clip_norm : float in [1e-8, 1e8]
-    clipping : "flat", "per_layer" or "automatic"
-        See `fedsec.clipping`: `FlatClipping`, `PerLayerClipping`, `AutomaticClipping`.
+    clipping : "flat", "per_layer", "automatic" or "adaptive", or a rule of `fedsec.clipping`
+        A name stands for `FlatClipping`, `PerLayerClipping`, `AutomaticClipping` or `AdaptiveClipping` with
+        `l2_clip_norm`, which for the last one is where it begins; a rule has a clip norm of its own.
     target_epsilon, noise_multiplier : float
         The budget that noise is calibrated to, or the noise itself: standard deviation over sensitivity.
     target_delta : float in (0, 1)
@@ -104,11 +113,10 @@ def attach(
     After an error nothing is attached. Tested on the CPU; gradients on other devices are staged through it
     for the noise, which has not been run.
     """
-    _require_choice("clipping", clipping, tuple(_RULES))
     _require_choice("loss_reduction", loss_reduction, (None, "mean", "sum"))
     _require_choice("when_exhausted", when_exhausted, ("raise", "stop"))
     relation = check_relation(neighboring_relation)
-    rule = _RULES[clipping](l2_clip_norm)
+    rule = _rule(clipping, l2_clip_norm)
     plan = make_plan(
         rule,
         _size(dataset),
@@ -140,6 +148,16 @@ def attach(
     except BaseException:
         keeper.close()
         raise
+
+
+def _rule(clipping: str | ClippingRule, l2_clip_norm: float) -> ClippingRule:
+    """A rule by name, or one of ours as it is: another's sensitivity would be a promise we cannot check."""
+    if isinstance(clipping, str):
+        _require_choice("clipping", clipping, tuple(_RULES))
+        return _RULES[clipping](l2_clip_norm)
+    if type(clipping) not in _RULES.values():
+        raise InvalidTypeError(f"clipping must be a name or a rule of fedsec.clipping, got {clipping!r}")
+    return clipping
 
 
 def _require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

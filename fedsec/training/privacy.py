@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from fedsec import noise
 from fedsec._checks import whole
 from fedsec.accounting import Ledger
-from fedsec.clipping import BookKeeper, RecordGradients, clipped_sum
+from fedsec.clipping import AdaptiveClipping, BookKeeper, RecordGradients, clipped_sum
 from fedsec.errors import (
     FedsecError,
     InvalidArgumentError,
@@ -58,6 +59,8 @@ class Privacy:
         self._keeper, self._optimizer, self._dataset, self._plan = keeper, optimizer, dataset, plan
         self._reduction, self._stops, self._ledger = loss_reduction, when_exhausted == "stop", ledger
         self._steps = 0
+        self._rule = plan.rule  # of the coming step
+        self._balance = 0.0  # records within the bound, less half of all
         self._trial: _Trial | None = _Trial()
         self._current: MicroBatch | None = None
         self._collected = self._stepped = False
@@ -268,7 +271,9 @@ class Privacy:
             raise UnsupportedError(
                 "a stand-in of weight 0 has a gradient: the loss or the model mixes records"
             )
-        sums = clipped_sum(self._keeper, gradients, self._plan.rule, micro.num_records, scale)
+        sums = clipped_sum(self._keeper, gradients, self._rule, micro.num_records, scale)
+        beyond = self._rule.clipped(gradients.squared_norms[:, : micro.num_records] * scale**2)
+        self._balance += micro.num_records / 2 - beyond
         for name, part in sums.items():
             if name in self._sums:
                 self._sums[name] += part
@@ -312,9 +317,16 @@ class Privacy:
         vector = torch.cat([self._sums[name].flatten().cpu() for name in names]).numpy()
         if self._ledger is not None and self._steps % plan.steps_a_charge == 0:
             self._ledger.charge(plan.event, purpose=f"training step {self._steps + 1}")
-        self._sums = {}
+        balance, self._sums, self._balance = self._balance, {}, 0.0
         self._steps += 1
-        noisy = torch.from_numpy(_noisy(vector, plan) / plan.expected_batch_size)
+        z = plan.noise_multiplier
+        sum_z, count_z = self._rule.multipliers(z) if isinstance(self._rule, AdaptiveClipping) else (z, None)
+        noisy = torch.from_numpy(
+            _noisy(vector, self._rule.l2_sensitivity, sum_z, plan.noise) / plan.expected_batch_size
+        )
+        if isinstance(self._rule, AdaptiveClipping) and count_z is not None:
+            within = _noisy(np.array([balance]), 0.5, count_z, plan.noise)[0] / plan.expected_batch_size + 0.5
+            self._rule = self._rule.following(float(within))
         sizes = [p.numel() for p in self._keeper.parameters.values()]
         parts = noisy.split(sizes)  # type: ignore[no-untyped-call]
         for parameter, part in zip(self._keeper.parameters.values(), parts, strict=True):
@@ -349,7 +361,12 @@ class Privacy:
             raise ProtocolError(
                 "save after an epoch: within one of sampling='allocation' the draw would be saved too"
             )
-        return {"format": _FORMAT, "plan": self._plan.identity(), "steps": self._steps}
+        return {
+            "format": _FORMAT,
+            "plan": self._plan.identity(),
+            "steps": self._steps,
+            "l2_clip_norm": self._rule.l2_clip_norm,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called: steps taken then count as taken now.
@@ -359,7 +376,7 @@ class Privacy:
         InvalidArgumentError, InvalidTypeError
             Not such a state, or of a training with other sampling, clipping, noise or length; each is named.
         """
-        if set(state) != {"format", "plan", "steps"}:
+        if set(state) != {"format", "plan", "steps", "l2_clip_norm"}:
             raise InvalidTypeError("state must be what state_dict returned")
         if state["format"] != _FORMAT:
             raise InvalidArgumentError(f"format of state must be {_FORMAT}, got {state['format']!r}")
@@ -375,12 +392,15 @@ class Privacy:
             raise InvalidArgumentError(
                 f"steps of state must be at least the {self._steps} taken here, got {steps}"
             )
+        rule = replace(self._plan.rule, l2_clip_norm=state["l2_clip_norm"])  # type: ignore[type-var]
+        if not isinstance(rule, AdaptiveClipping) and rule != self._plan.rule:
+            raise InvalidArgumentError(f"l2_clip_norm of state must be {self._plan.rule.l2_clip_norm!r}")
         self._forget()
-        self._steps = steps
+        self._steps, self._rule = steps, rule
 
     def _forget(self) -> None:
         self._keeper.drop()
-        self._current, self._sums = None, {}
+        self._current, self._sums, self._balance = None, {}, 0.0
 
     # ---- failing closed
 
@@ -450,10 +470,11 @@ class _Fetch:
 
 
 def _noisy(
-    vector: np.ndarray[Any, np.dtype[np.float64]], plan: TrainingPlan
+    vector: np.ndarray[Any, np.dtype[np.float64]], sensitivity: float, noise_multiplier: float, kind: str
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    sensitivity, z = plan.rule.l2_sensitivity, plan.noise_multiplier
-    if plan.noise == "exact":
-        return noise.release(vector, sensitivity, z)
-    added: np.ndarray[Any, np.dtype[Any]] = vector + noise.gaussian(vector.shape, sensitivity * z)
+    if kind == "exact":
+        return noise.release(vector, sensitivity, noise_multiplier)
+    added: np.ndarray[Any, np.dtype[Any]] = vector + noise.gaussian(
+        vector.shape, sensitivity * noise_multiplier
+    )
     return added

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
     "training": {"clipping", "sampling", "noise", "accounting"},
     "report": {"accounting"},
-    "measure": {"_kernels", "accounting", "federated", "masks", "noise", "secagg"},
+    "measure": {"_kernels", "accounting", "clipping", "federated", "masks", "noise", "secagg", "training"},
     "demo": {"sampling", "federated", "report"},
     "cli": {"__init__", "accounting", "demo", "measure", "report", "secagg"},
 }

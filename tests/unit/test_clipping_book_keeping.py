@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from reference.book_keeping_cases import loss, make
 from torch import nn
 
 from fedsec import clipping
-from fedsec.clipping import AutomaticClipping, BookKeeper, FlatClipping, clipped_sum
+from fedsec.clipping import AdaptiveClipping, AutomaticClipping, BookKeeper, FlatClipping, clipped_sum
 from fedsec.clipping.gradients import BLOCK, MAX_TERMS, NORM_SLACK, SUM_SLACK, Dense, Gathered, Outer
 from fedsec.errors import (
     InvalidArgumentError,
@@ -64,8 +65,11 @@ def test_pieces_of_one_parameter_are_added_before_the_norm():
     gathered = Gathered(pieces)
     assert gathered.dense is None
     assert torch.allclose(gathered.squared_norms(), total.square().sum(dim=1), rtol=1e-5)
-    formed = Gathered([*pieces, Dense(torch.randn(4, 1000), (50, 20))])
-    assert formed.dense is not None
+    more = torch.randn(4, 1000)
+    formed, whole = Gathered([*pieces, Dense(more, (50, 20))]), total + more
+    assert torch.allclose(formed.squared_norms(), whole.square().sum(dim=1), rtol=1e-5)
+    factors = torch.rand(4, dtype=torch.float64)
+    assert torch.allclose(formed.weighted_sum(factors).flatten(), factors @ whole, atol=1e-5)
 
 
 def test_what_cancels_in_a_gradient_does_not_make_it_look_short():
@@ -580,3 +584,25 @@ def test_scaled_dot_product_attention_with_dropout_is_drawn_by_us():
         keeper.begin(3)
         assert torch.allclose(model(x), expected, atol=1e-6)
         keeper.close()
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("z", [0.3, 1.0, 1.1, 7.0])
+def test_the_sum_and_the_count_of_adaptive_clipping_cost_what_the_step_says(z, share):
+    """Two Gaussians on one sample are one of 1/z^2 = 1/a^2 + 1/b^2 [ATMR21], in exact arithmetic."""
+    a, b = AdaptiveClipping(1.0, budget_share=share).multipliers(z)
+    spent, said = 1 / Fraction(a) ** 2 + 1 / Fraction(b) ** 2, 1 / Fraction(z) ** 2
+    assert spent <= said
+    assert spent >= said * (1 - Fraction(1, 10**12))
+
+
+def test_the_bound_follows_the_quantile():
+    rule = AdaptiveClipping(2.0, target_quantile=0.5, learning_rate=0.2)
+    assert rule.following(0.5) == rule
+    assert rule.following(1.0).l2_clip_norm == pytest.approx(2.0 * math.exp(-0.1))
+    assert rule.following(-3.0).l2_clip_norm == pytest.approx(2.0 * math.exp(0.1))
+    assert AdaptiveClipping(1e-8).following(1.0).l2_clip_norm == 1e-8
+    assert AdaptiveClipping(1e8).following(0.0).l2_clip_norm == 1e8
+    for options in ({"target_quantile": 1.0}, {"learning_rate": 0.0}, {"budget_share": 0.0}):
+        with pytest.raises(InvalidArgumentError, match=next(iter(options))):
+            AdaptiveClipping(1.0, **options)

@@ -28,3 +28,14 @@ def test_candidates_take_turns_after_a_warm_up():
     medians = timing.medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
     assert calls == ["a", "b", "a", "b", "a", "b", "a", "b"]
     assert set(medians) == {"a", "b"}
+
+
+def test_training_steps_are_measured_and_described():
+    pytest.importorskip("torch")
+    from fedsec.measure import training
+
+    result = training.steps(["small CNN 26k, 256"], repeats=1, memory=False)
+    (found,) = result["models"].values()
+    assert found["ratio"]["plain"] == 1.0
+    assert {"fedsec", "vmap"} <= set(found["ratio"])
+    assert training.describe(result)[0] == result["what"]

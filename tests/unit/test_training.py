@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import fedsec
 from fedsec import sampling
+from fedsec.clipping import AdaptiveClipping, PerLayerClipping
 from fedsec.errors import (
     BudgetExceededError,
     InvalidArgumentError,
@@ -240,6 +241,36 @@ def test_names_and_checkpoints_stay_the_users_own():
     loop.optimizer.step()
     with pytest.raises(ProtocolError, match="detached"):
         loop.privacy.loader()
+
+
+def test_adaptive_clipping_finds_the_median_and_survives_a_resume():
+    """Norms of all records lie around 1: from far away on either side the bound comes to them."""
+    for start in (0.01, 100.0):
+        rule = AdaptiveClipping(start, learning_rate=0.5)
+        loop = Loop(dataset=records(400), batch_size=200, epochs=20, clipping=rule, noise_multiplier=0.5)
+        loop.optimizer.param_groups[0]["lr"] = 1e-6
+        for _ in range(20):
+            loop.epoch(rows=64)
+        x, y = loop.dataset.tensors
+        norms = torch.stack([g.norm() for g in record_gradients(loop.model, x, y, cross_entropy)])
+        state = loop.privacy.state_dict()
+        assert float(norms.quantile(0.1)) < state["l2_clip_norm"] < float(norms.quantile(0.9))
+        other = Loop(dataset=records(400), batch_size=200, epochs=20, clipping=rule, noise_multiplier=0.5)
+        other.privacy.load_state_dict(state)
+        assert other.privacy.state_dict() == state
+
+
+def test_adaptive_clipping_pays_for_its_count(no_noise):
+    loop = Loop(clipping="adaptive", l2_clip_norm=0.5)
+    loop.epoch()
+    rule = AdaptiveClipping(0.5)
+    (first, count), bounds = rule.multipliers(1.0), [sensitivity for sensitivity, _ in no_noise[::2]]
+    assert [z for _, z in no_noise] == [first, count] * 4
+    assert [sensitivity for sensitivity, _ in no_noise[1::2]] == [0.5] * 4
+    assert bounds[0] == rule.l2_sensitivity
+    assert len(set(bounds)) == 4
+    event = fedsec.PoissonSampled(fedsec.Gaussian(1.0), 0.25)
+    assert loop.privacy.spent().epsilon == fedsec.PLDAccountant().compose(event, 4).epsilon(1e-5)
 
 
 # ---- reductions
@@ -543,6 +574,7 @@ def test_an_infinite_gradient_ends_the_training_uncharged():
         ),
         ({"sampling": "allocation", "epochs": None, "steps": 3}, InvalidArgumentError, "fill epochs of 4"),
         ({"clipping": "none"}, InvalidArgumentError, "clipping"),
+        ({"clipping": object()}, InvalidTypeError, "a rule of fedsec.clipping"),
         ({"noise": "none"}, InvalidArgumentError, "noise"),
         ({"loss_reduction": "max"}, InvalidArgumentError, "loss_reduction"),
         ({"when_exhausted": "wait"}, InvalidArgumentError, "when_exhausted"),
@@ -776,6 +808,14 @@ def test_states_that_are_none_are_refused():
         loop.privacy.load_state_dict(state | {"steps": 3})
     with pytest.raises(InvalidArgumentError, match="steps"):
         loop.privacy.load_state_dict(state | {"steps": 13})
+    with pytest.raises(InvalidArgumentError, match="l2_clip_norm of state"):
+        loop.privacy.load_state_dict(state | {"l2_clip_norm": 2.0})
+
+
+def test_a_rule_may_be_given_as_it_is():
+    loop = Loop(clipping=PerLayerClipping(0.3))
+    loop.epoch()
+    assert loop.privacy.plan.rule == PerLayerClipping(0.3)
 
 
 def test_a_privacy_is_not_pickled():
