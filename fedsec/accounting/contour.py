@@ -316,7 +316,8 @@ class Inversion:
         away = np.abs(self.places - self.theta)
         bounds = self.heights - self.places * epsilon - exponent - _log_expm1(self.period * away)
         above = self.places > self.theta
-        return float(np.exp(bounds[above].min()) + np.exp(bounds[~above].min())) * (1.0 + 2.0**-30)
+        ends = (float(bounds[part].min()) for part in (above, ~above))
+        return sum(math.exp(min(end, _FARTHEST)) for end in ends) * (1.0 + 2.0**-30)
 
     def epsilon(self, delta: float, side: int) -> float:
         """Bound epsilon at delta; the end that is returned was checked."""

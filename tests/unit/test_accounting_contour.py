@@ -270,6 +270,16 @@ class TestBounds:
 
 
 class TestWhereItIsOfNoUse:
+    @pytest.mark.filterwarnings("error")
+    def test_far_from_the_line_bounds_are_loose_but_silent(self):
+        bounds = inverted(7.0, 1.6e-4, 10**6, 400.0)
+        assert bounds.delta(1e4 * bounds.mean, -1) == 0.0
+        assert bounds.delta(0.0, -1) <= bounds.delta(0.0, 1) <= 1.0
+        curve = PLDAccountant().compose(PoissonSampled(Gaussian(7.0), 1.6e-4), 10**6)
+        low, high = curve.epsilon_interval(1e-180)
+        curve.curve(np.array([0.0, 0.5 * high, high, 30.0 * high + 50.0]))
+        assert 0.0 <= low <= high
+
     def test_other_mechanisms_are_left_to_the_lattices(self):
         assert not contour.fits([(Mixture(LaplaceNoise(1.0), 0.1), 10)])
         assert not contour.fits([(NormalNoise(1.0), 1), (LaplaceNoise(1.0), 10)])
