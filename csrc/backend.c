@@ -13,6 +13,7 @@ static const fs_backend generic = {
     .runs = always,
     .chacha20_blocks = fs_generic_chacha20_blocks,
     FS_LATTICE(fs_generic),
+    .normal = fs_generic_normal,
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -23,6 +24,7 @@ static const fs_backend aesni = {
     .runs = fs_runs_aesni,
     .chacha20_blocks = fs_generic_chacha20_blocks,
     FS_LATTICE(fs_generic),
+    .normal = fs_generic_normal,
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -32,6 +34,7 @@ static const fs_backend avx2 = {
     .runs = fs_runs_avx2,
     .chacha20_blocks = fs_avx2_chacha20_blocks,
     FS_LATTICE(fs_avx2),
+    .normal = fs_avx2_normal,
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -41,6 +44,7 @@ static const fs_backend avx2_vaes = {
     .runs = fs_runs_avx2_vaes,
     .chacha20_blocks = fs_avx2_chacha20_blocks,
     FS_LATTICE(fs_avx2),
+    .normal = fs_avx2_normal,
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_vaes256_aes128), FS_SUMS(fs_vaes256_aes256)},
     .aes_rounds = fs_vaes256_rounds,
 };
@@ -50,6 +54,7 @@ static const fs_backend avx512 = {
     .runs = fs_runs_avx512,
     .chacha20_blocks = fs_avx512_chacha20_blocks,
     FS_LATTICE(fs_avx512),
+    .normal = fs_avx512_normal,
     .masked_sum = {FS_SUMS(fs_avx512_chacha20), FS_SUMS(fs_vaes512_aes128), FS_SUMS(fs_vaes512_aes256)},
     .aes_rounds = fs_vaes512_rounds,
 };
@@ -63,6 +68,7 @@ static const fs_backend neon = {
     .runs = always,
     .chacha20_blocks = fs_neon_chacha20_blocks,
     FS_LATTICE(fs_generic),
+    .normal = fs_generic_normal,
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -74,6 +80,7 @@ static const fs_backend neon_aes = {
     .runs = fs_runs_neon_aes,
     .chacha20_blocks = fs_neon_chacha20_blocks,
     FS_LATTICE(fs_generic),
+    .normal = fs_generic_normal,
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_neon_aes128), FS_SUMS(fs_neon_aes256)},
     .aes_rounds = fs_neon_rounds,
 };

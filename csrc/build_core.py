@@ -10,7 +10,9 @@ HERE = Path(__file__).resolve().parent
 # The literal names: sources must be relative to the project's root for setuptools.
 SOURCES = sorted(f"{HERE.name}/{path.name}" for path in HERE.glob("*.c"))
 
-FLAGS = ["/O2", "/std:c11"] if os.name == "nt" else ["-std=c11", "-O3", "-fvisibility=hidden"]
+# Without errno, so that loops over sqrt become vectors; without contraction, so that backends agree.
+UNIX = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"]
+FLAGS = ["/O2", "/std:c11"] if os.name == "nt" else UNIX
 
 ffibuilder = cffi.FFI()
 ffibuilder.cdef((HERE / "core.cdef").read_text(encoding="ascii"))

@@ -29,7 +29,7 @@ typedef struct {
     uint64_t mask;
 } fs_sum;
 
-enum { FS_LATTICE_GROUP = 512 };
+enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP = 512 };
 
 enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
 
@@ -46,6 +46,8 @@ struct fs_backend {
     void (*lattice_points)(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);
     void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
                            const uint64_t *offsets);
+    /* FS_NORMAL_GROUP standard normal variates from as many uniform words (normal.h). */
+    void (*normal)(double *out, const uint64_t *words);
     /* For measurements: AES rounds on a register file's worth of blocks and nothing else, as many as a masked
      * sum needs for n_bytes of keystream. NULL without AES instructions. */
     void (*aes_rounds)(uint8_t *out, size_t n_bytes, int rounds);

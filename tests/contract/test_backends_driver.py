@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("aes_*", "backend", "chacha20_*", "cpu_*", "lattice_*", "masked_sum*")
+KERNELS = ("aes_*", "backend", "chacha20_*", "cpu_*", "lattice_*", "masked_sum*", "normal_*")
 SOURCES = [
     Path(__file__).with_name("backends_driver.c"),
     *(path for name in KERNELS for path in sorted((ROOT / "csrc").glob(f"{name}.c"))),

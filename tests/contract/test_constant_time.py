@@ -13,7 +13,17 @@ import pytest
 from fedsec import _kernels
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("aes_*", "backend", "chacha20_*", "cpu_*", "lattice_*", "masked_sum*", "packing", "shamir")
+KERNELS = (
+    "aes_*",
+    "backend",
+    "chacha20_*",
+    "cpu_*",
+    "lattice_*",
+    "masked_sum*",
+    "normal_*",
+    "packing",
+    "shamir",
+)
 SOURCES = [
     Path(__file__).with_name("secrets_driver.c"),
     *(path for name in KERNELS for path in sorted((ROOT / "csrc").glob(f"{name}.c"))),

@@ -62,17 +62,38 @@ def test_the_stddev_is_the_exact_double():
     assert below.tolist() == reference.discrete_gaussian(bytes(32), float(np.nextafter(stddev, 0)), 3)
 
 
+def box_muller(radius, direction):
+    """One pair: quarters of a turn by two bits, then an angle within an eighth of a turn by 52."""
+    with mp.workdps(40):
+        length = mp.sqrt(-2 * mp.log((mp.mpf(radius) + 0.5) / 2**64))
+        angle = mp.pi / 2 * ((direction >> 62) + mp.mpf(direction >> 10 & 2**52 - 1) / 2**52 - mp.mpf(1) / 2)
+        return float(3 * length * mp.cos(angle)), float(3 * length * mp.sin(angle))
+
+
+@pytest.mark.parametrize("backend", _kernels.backends(), ids=lambda backend: backend.name)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gaussian_equals_box_muller_in_high_precision(dtype):
-    key, size = key_of("box-muller"), 201
-    words = list(islice(reference.words(key), size + 1))
-    expected = []
-    for first, second in zip(words[::2], words[1::2], strict=True):
-        radius = mp.sqrt(-2 * mp.log((mp.mpf(first) + 0.5) / 2**64))
-        angle = 2 * mp.pi * (second >> 11) / mp.mpf(2) ** 53
-        expected += [float(3 * radius * mp.cos(angle)), float(3 * radius * mp.sin(angle))]
-    out = noise.gaussian(size, 3.0, dtype, insecure_key=key)
-    np.testing.assert_allclose(out, expected[:size], rtol=2 * np.finfo(dtype).eps, atol=3e-15)
+def test_gaussian_equals_box_muller_in_high_precision(dtype, backend):
+    """Groups of 512 words: 256 radii, then 256 directions; a length that ends within a group."""
+    key, size = key_of("box-muller"), 512 + 300
+    words, expected = reference.words(key), []
+    for _ in range(2):
+        group = list(islice(words, 512))
+        pairs = [box_muller(*pair) for pair in zip(group[:256], group[256:], strict=True)]
+        expected += [cosine for cosine, _ in pairs] + [sine for _, sine in pairs]
+    out = np.empty(size, dtype)
+    _kernels.gaussian(out, 3.0, key, backend=backend)
+    np.testing.assert_allclose(out, expected[:size], rtol=3 * np.finfo(dtype).eps, atol=3e-15)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 511, 512, 513, 70_000])
+def test_every_backend_gives_the_same_gaussian_bytes(size):
+    for dtype in (np.float32, np.float64):
+        found = []
+        for backend in _kernels.backends():
+            out = np.empty(size, dtype)
+            _kernels.gaussian(out, 0.3, key_of(size), backend=backend)
+            found.append(out.tobytes())
+        assert len(set(found)) == 1
 
 
 def test_gaussian_float32_is_float64_rounded_once():

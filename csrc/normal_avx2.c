@@ -1,0 +1,13 @@
+/* Normal variates, in AVX2. */
+#include <math.h>
+
+#include "x86.h"
+
+#ifdef FS_X86_64
+
+#define NAME(x) fs_avx2_##x
+#define TARGET FS_TARGET("avx2")
+
+#include "normal.h"
+
+#endif

@@ -1,0 +1,9 @@
+/* Normal variates, in portable C. */
+#include <math.h>
+
+#include "generic.h"
+
+#define NAME(x) fs_generic_##x
+#define TARGET
+
+#include "normal.h"
