@@ -438,13 +438,16 @@ class _Trial:
 
     def __init__(self) -> None:
         self.seed = secrets.randbits(63)
-        self._first: RecordGradients | None = None
+        self._first: trial.Norms | None = None
 
     def take(self, gradients: RecordGradients) -> None:
+        norms = trial.Norms(
+            gradients.names, gradients.squared_norms.sqrt()
+        )  # and not the gradients themselves
         if self._first is None:
-            self._first = gradients
+            self._first = norms
         else:
-            trial.compare(self._first, gradients)
+            trial.compare(self._first, norms)
 
 
 class _Fetch:

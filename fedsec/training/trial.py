@@ -7,12 +7,11 @@ them is kept.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
 
-from fedsec.clipping import RecordGradients
 from fedsec.errors import UnsupportedError
 
 # Relative difference of norms that rounding may make, and what counts as nothing beside the largest norm.
@@ -55,9 +54,16 @@ def _different(targets: torch.Tensor, spare: list[int]) -> list[int]:
     return kept[1:]
 
 
-def compare(first: RecordGradients, second: RecordGradients) -> None:
+class Norms(NamedTuple):
+    """Of each record's gradient of each parameter: (parameters, rows)."""
+
+    names: tuple[str, ...]
+    norms: torch.Tensor
+
+
+def compare(first: Norms, second: Norms) -> None:
     """Raise `UnsupportedError` if a row other than the replaced row 0 has another gradient now."""
-    before, after = first.squared_norms.sqrt(), second.squared_norms.sqrt()
+    before, after = first.norms, second.norms
     if first.names != second.names:
         raise UnsupportedError(
             "the trial before the first step used other parameters when one record was replaced"
