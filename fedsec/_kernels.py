@@ -145,6 +145,11 @@ def chacha20(key: Any, nonce: bytes, counter: int, n_blocks: int, backend: Backe
     return out.tobytes()
 
 
+def keystream(out: npt.NDArray[np.uint8], key: bytes, backend: Backend = best_backend) -> None:
+    """Fills whole blocks with keystream from block 0 under a zero nonce: for measurements."""
+    _lib.fs_chacha20(backend.table, pointer(out), out.size // 64, key, bytes(12), 0)
+
+
 def masked_sum(
     out: npt.NDArray[Any],
     seeds: npt.NDArray[np.uint8],

@@ -1,62 +1,141 @@
-"""Noise samplers beside numpy's and torch's generators, which are neither exact nor cryptographic."""
+"""Noise samplers beside a ceiling, and beside numpy's and torch's, which are neither exact nor cryptographic.
+
+The ceiling of a sampler is ChaCha20 alone, as many bytes as its variates take at least.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedsec import _kernels, noise
-from fedsec.measure.timing import medians
+from fedsec.measure.timing import turns
+
+MEAN = 100.0  # of each of the two Poisson variables behind Skellam noise
+TORCH32, TORCH64 = "torch.randn, float32", "torch.randn, float64"
+NUMPY32, NUMPY64 = "numpy standard_normal, float32", "numpy standard_normal, float64"
+POISSONS = "numpy's difference of two Poissons"
 
 
-def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 7) -> dict[str, Any]:
-    """Seconds for `length` samples of each sampler, and ratios to the peers' speed in the same run.
+class Sampler(NamedTuple):
+    """A call, the bytes of keystream that a variate takes (0: no ceiling), and goals over peers."""
 
-    Peers: `numpy.random.Generator.standard_normal` (PCG64, float32) and, where it is installed,
-    `torch.randn` (Mersenne Twister, float32).
+    call: Callable[[], object]
+    bytes_a_variate: int
+    goals: dict[str, float]
+
+
+def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -> dict[str, Any]:
+    """Variates a second, ratios to peers and to the ceiling in the same run, and goals.
+
+    All take turns; speeds are medians, and ratios are medians of the ratios within a turn. One thread.
+    Peers: `numpy.random.Generator` (PCG64) and, where it is installed, `torch.randn` (Mersenne Twister).
     """
     ours, peers = _ours(length, stddev), _peers(length)
-    seconds = medians({**ours, **peers}, repeats)
+    blocks = {name: length * sampler.bytes_a_variate // 64 for name, sampler in ours.items()}
+    ceilings = {
+        f"ChaCha20 for {name}": partial(_keystream, np.empty(64 * n, np.uint8))
+        for name, n in blocks.items()
+        if n
+    }
+    backends = _backends(length)
+    calls = {name: sampler.call for name, sampler in ours.items()} | ceilings | peers | backends
+    taken = turns(calls, repeats)
+
+    def ratio(peer: str, name: str) -> float:
+        return statistics.median(p / t for p, t in zip(taken[peer], taken[name], strict=True))
+
     return {
-        "what": f"{length} samples a call, stddev {stddev:g}",
+        "what": f"{length} variates a call, stddev {stddev:g}, Skellam of two Poissons of mean {MEAN:g}",
         "backend": _kernels.best_backend.name,
-        "seconds": seconds,
-        "samples_a_second": {name: length / taken for name, taken in seconds.items()},
-        "speed_over": {name: {peer: seconds[peer] / seconds[name] for peer in peers} for name in ours},
+        "seconds": {name: statistics.median(times) for name, times in taken.items()},
+        "variates_a_second": {
+            name: length / statistics.median(taken[name]) for name in (*ours, *backends, *peers)
+        },
+        "speed_over": {name: {peer: ratio(peer, name) for peer in peers} for name in ours},
+        "share_of_ceiling": {
+            name: ratio(f"ChaCha20 for {name}", name) for name in ours if f"ChaCha20 for {name}" in taken
+        },
+        "goals": {name: sampler.goals for name, sampler in ours.items() if sampler.goals},
     }
 
 
-def _ours(length: int, stddev: float) -> dict[str, Callable[[], object]]:
+def _ours(length: int, stddev: float) -> dict[str, Sampler]:
     vector = np.zeros(length, np.float32)
+    variance = 2.0 * MEAN
     return {
-        "discrete_gaussian, int64": lambda: noise.discrete_gaussian(length, stddev),
-        "discrete_gaussian, int32": lambda: noise.discrete_gaussian(length, stddev, np.int32),
-        "release, float32": lambda: noise.release(vector, 1.0, 1.1),
-        "gaussian, float32": lambda: noise.gaussian(length),
-        "gaussian, float64": lambda: noise.gaussian(length, dtype=np.float64),
+        "discrete_gaussian, int64": Sampler(
+            lambda: noise.discrete_gaussian(length, stddev), 0, {TORCH32: 2.0}
+        ),
+        "discrete_gaussian, int32": Sampler(
+            lambda: noise.discrete_gaussian(length, stddev, np.int32), 0, {TORCH32: 3.0}
+        ),
+        "release, float32": Sampler(lambda: noise.release(vector, 1.0, 1.1), 0, {}),
+        "skellam, int32": Sampler(lambda: noise.skellam(length, variance, np.int32), 4, {POISSONS: 30.0}),
+        "skellam, int64": Sampler(lambda: noise.skellam(length, variance), 4, {POISSONS: 30.0}),
+        "poisson of mean 1e6": Sampler(lambda: noise.poisson(length, 1e6), 12, {}),
+        "gaussian, float32": Sampler(lambda: noise.gaussian(length), 8, {TORCH32: 6.0, NUMPY32: 18.0}),
+        "gaussian, float64": Sampler(
+            lambda: noise.gaussian(length, dtype=np.float64), 8, {TORCH64: 20.0, NUMPY64: 8.0}
+        ),
     }
+
+
+def _backends(length: int) -> dict[str, Callable[[], object]]:
+    """The vectorised ones with each backend of this CPU."""
+    calls: dict[str, Callable[[], object]] = {}
+    for backend in _kernels.backends():
+        skellam, gaussian = np.empty(length, np.int32), np.empty(length, np.float32)
+        calls[f"skellam, int32, {backend.name}"] = partial(
+            noise.draw_lattice, skellam, "skellam", 2.0 * MEAN, backend=backend
+        )
+        calls[f"gaussian, float32, {backend.name}"] = partial(
+            _kernels.gaussian, gaussian, 1.0, backend=backend
+        )
+    return calls
+
+
+def _keystream(out: Any) -> None:
+    _kernels.keystream(out, bytes(32))
 
 
 def _peers(length: int) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     peers: dict[str, Callable[[], object]] = {
-        "numpy standard_normal": lambda: rng.standard_normal(length, np.float32)
+        NUMPY32: lambda: rng.standard_normal(length, np.float32),
+        NUMPY64: lambda: rng.standard_normal(length),
+        POISSONS: lambda: rng.poisson(MEAN, length) - rng.poisson(MEAN, length),
     }
     if find_spec("torch"):
         import torch
 
-        peers["torch.randn"] = lambda: torch.randn(length)
+        peers[TORCH32] = lambda: torch.randn(length)
+        peers[TORCH64] = lambda: torch.randn(length, dtype=torch.float64)
     return peers
 
 
 def describe(result: dict[str, Any]) -> list[str]:
     """The result in lines for people."""
     lines = [f"{result['what']} ({result['backend']})"]
-    for name, rate in result["samples_a_second"].items():
-        ratios = result["speed_over"].get(name, {}).items()
-        beside = ", ".join(f"{ratio:.3f} times {peer}" for peer, ratio in ratios)
-        lines.append(f"  {name}: {rate / 1e6:.2f} million a second" + (f" ({beside})" if beside else ""))
+    for name, rate in result["variates_a_second"].items():
+        goals = result["goals"].get(name, {})
+        beside = [
+            f"{ratio:.3g} times {peer}{_verdict(ratio, goals.get(peer))}"
+            for peer, ratio in result["speed_over"].get(name, {}).items()
+            if peer in goals or not goals
+        ]
+        if name in result["share_of_ceiling"]:
+            beside.append(f"{result['share_of_ceiling'][name]:.2f} of ChaCha20 alone")
+        lines.append(
+            f"  {name}: {rate / 1e6:.2f} million a second" + (f" ({', '.join(beside)})" if beside else "")
+        )
     return lines
+
+
+def _verdict(ratio: float, goal: float | None) -> str:
+    return "" if goal is None else f" [goal {goal:g}: {'met' if ratio >= goal else 'MISSED'}]"
