@@ -702,6 +702,7 @@ def test_an_epoch_of_allocation_is_one_charge_and_is_not_left(tmp_path):
     loop.privacy.backward(losses_of(loop.model, x, y))
     loop.optimizer.step()
     assert len(ledger.entries()) == 1
+    assert loop.privacy.spent().epsilon == loop.privacy.plan.epsilon(4) > 0.0
     with pytest.raises(ProtocolError, match="save after an epoch"):
         loop.privacy.state_dict()
     with pytest.raises(ProtocolError, match="left before its end"):
