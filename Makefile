@@ -1,6 +1,7 @@
 # make demo   train on handwritten digits, private and securely aggregated
 # make test   everything that must hold
 # make bench  speed, as ratios to numpy and torch in the same run
+# make sanitize   the core's tests under address and undefined-behaviour sanitizers
 # make lint   ruff, mypy, and the C files under every warning
 PYTHON ?= python3
 VENV   := .venv
@@ -11,7 +12,7 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench sanitize lint clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
@@ -20,6 +21,9 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(ARGS)
+
+sanitize:
+	.ci/sanitize $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
