@@ -367,7 +367,7 @@ def program(*arguments, **environment):
 def test_as_a_process():
     good = program(*EPSILON.split(), NO_COLOR="1")
     assert (good.returncode, good.stderr) == (0, "")
-    assert "1.133" in good.stdout
+    assert "1.13288" in good.stdout
     assert "\x1b" not in good.stdout
     bad = program(*EPSILON.replace("1.1", "nan").split())
     assert (bad.returncode, bad.stdout) == (2, "")
