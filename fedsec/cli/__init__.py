@@ -18,6 +18,7 @@ from fedsec.cli.budget import calibrate, epsilon
 from fedsec.cli.curve import curve
 from fedsec.cli.demo import demo
 from fedsec.cli.directory import directory
+from fedsec.cli.doctor import doctor
 from fedsec.cli.identity import identity
 from fedsec.cli.ledger import ledger
 from fedsec.errors import FedsecError
@@ -29,7 +30,7 @@ def commands() -> None:
     """The privacy layer for federated learning."""
 
 
-for command in (epsilon, calibrate, curve, ledger, identity, directory, demo, bench):
+for command in (epsilon, calibrate, curve, ledger, identity, directory, demo, bench, doctor):
     commands.add_command(command)
 
 
