@@ -50,7 +50,7 @@ _ROOM_OF = {
             "FedsecError",
             "LedgerError",
         ),
-        "fedsec.federated": ("FedAvg", "Federation"),
+        "fedsec.federated": ("FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "Federation"),
         "fedsec.training": ("Privacy", "attach"),
     }.items()
     for name in names
@@ -66,7 +66,11 @@ __all__ = [
     "DiscreteGaussian",
     "DiscreteGaussianSum",
     "DiscreteLaplace",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedYogi",
     "Federation",
     "FedsecError",
     "GDPFilter",
@@ -141,7 +145,7 @@ if TYPE_CHECKING:
         FedsecError,
         LedgerError,
     )
-    from fedsec.federated import FedAvg, Federation
+    from fedsec.federated import FedAdagrad, FedAdam, FedAvg, FedAvgM, Federation, FedYogi
     from fedsec.training import Privacy, attach
 
 

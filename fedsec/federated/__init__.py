@@ -8,6 +8,27 @@ from fedsec import clipping as _clipping  # noqa: F401 (first: it says what to i
 from fedsec.federated.federation import Federation
 from fedsec.federated.plan import Guarantee, Plan
 from fedsec.federated.round import Round, RoundReport
-from fedsec.federated.strategies import FedAvg
+from fedsec.federated.strategies import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedYogi,
+    Strategy,
+    proximal_term,
+)
 
-__all__ = ["FedAvg", "Federation", "Guarantee", "Plan", "Round", "RoundReport"]
+__all__ = [
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
+    "Federation",
+    "Guarantee",
+    "Plan",
+    "Round",
+    "RoundReport",
+    "Strategy",
+    "proximal_term",
+]

@@ -28,7 +28,7 @@ from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Guarantee, make_plan
 from fedsec.federated.round import OperatorFigures, Round, RoundReport
 from fedsec.federated.settings import Settings
-from fedsec.federated.strategies import FedAvg, Strategy
+from fedsec.federated.strategies import FedAvg, Strategy, require_strategy
 
 # The key under which central noise is charged: every client has spent the same.
 _EVERYBODY = -1
@@ -69,7 +69,7 @@ class Federation:
         unit="record": how many records all clients hold together, declared public.
     secure_aggregation : bool
         Sum under masks (2 to 255 clients a round). The server then never sees one client's contribution.
-    strategy : FedAvg
+    strategy : FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, or one of your own
         How the mean update moves the model.
     local_steps, local_learning_rate : int >= 1, float > 0
         unit="record", noise="local": the client's own private training in a round.
@@ -122,12 +122,8 @@ class Federation:
             local_steps=local_steps,
             local_learning_rate=local_learning_rate,
         )
-        if strategy is not None and (
-            isinstance(strategy, type) or not callable(getattr(strategy, "step", None))
-        ):
-            raise InvalidTypeError(
-                f"strategy must be an object with a step method, like FedAvg(), got {strategy!r}"
-            )
+        if strategy is not None:
+            require_strategy(strategy)
         of_model = ParameterSpace.of_trainable if unit == "record" else ParameterSpace.of_state
         self._space = of_model(model)
         self.model = model

@@ -718,12 +718,6 @@ def test_the_model_that_is_handed_out_is_a_copy():
     assert torch.equal(flat(federation.model), flat(before))
 
 
-@pytest.mark.parametrize(("rate", "momentum"), [(0.0, 0.0), (math.nan, 0.0), (1.0, 1.0), (1.0, -0.1)])
-def test_strategies_validate(rate, momentum):
-    with pytest.raises(InvalidArgumentError):
-        fedsec.FedAvg(rate, momentum)
-
-
 def test_the_noise_follows_from_the_clippers_own_sensitivity():
     """Twice the bound, twice the noise; and never less than the clipper's integers can move, times z."""
     plans = [federate(**{**RECORD, "l2_clip_norm": c}).plan for c in (0.5, 1.0)]
