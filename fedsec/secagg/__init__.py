@@ -21,6 +21,7 @@ from fedsec.secagg.enrolment import Enrolment, Rotation
 from fedsec.secagg.identities import Identity
 from fedsec.secagg.local import Outcome, aggregate
 from fedsec.secagg.parameters import Parameters, recommend
+from fedsec.secagg.participant import Participant
 from fedsec.secagg.quantizer import Quantizer
 from fedsec.secagg.ring import centre, to_residues
 from fedsec.secagg.schema import Schema, model_digest
@@ -37,6 +38,7 @@ __all__ = [
     "Identity",
     "Outcome",
     "Parameters",
+    "Participant",
     "Phase",
     "Policy",
     "Quantizer",

@@ -206,6 +206,11 @@ class Client(Unpicklable):
             if started and self._is_latest:
                 self._store.end_session(self._key, self._me.config.session_id)
 
+    def close(self) -> None:
+        """Wipes this copy, which answers nothing any more; the session goes on from what `to_bytes` saved."""
+        with self._own_turn():
+            self._end()
+
     def to_bytes(self, key: bytes) -> bytes:
         """The whole session, sealed under the caller's 32-byte key [SPEC 10].
 
