@@ -2,6 +2,7 @@
 # make test   everything that must hold
 # make bench  speed, as ratios to numpy and torch in the same run
 # make sanitize   the core's tests under address and undefined-behaviour sanitizers
+# make wheel  sdist and wheel, checked, and installed where there is no compiler
 # make lint   ruff, mypy, and the C files under every warning
 PYTHON ?= python3
 VENV   := .venv
@@ -12,7 +13,7 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test bench sanitize lint clean
+.PHONY: demo test bench sanitize wheel lint clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
@@ -24,6 +25,9 @@ bench: $(STAMP)
 
 sanitize:
 	.ci/sanitize $(ARGS)
+
+wheel:
+	.ci/wheel
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
