@@ -1,8 +1,9 @@
 """fedsec: the privacy layer for federated learning.
 
 Budgets (`Gaussian`, `RDPAccountant`, `calibrate_noise_multiplier`), exact noise (`noise`), masked sums
-(`masks`), secure aggregation (`secagg`), private federated averaging (`Federation`), and private training of
-any PyTorch loop (`attach`). Names load on first use, so that `import fedsec` needs neither torch nor time.
+(`masks`), secure aggregation (`secagg`), noise inside the sum (`distributed`), private federated averaging
+(`Federation`), and private training of any PyTorch loop (`attach`). Names load on first use, so that
+`import fedsec` needs neither torch nor time.
 """
 
 from __future__ import annotations
@@ -55,7 +56,18 @@ _ROOM_OF = {
     }.items()
     for name in names
 }
-_ROOMS = ("accounting", "clipping", "errors", "federated", "masks", "noise", "sampling", "secagg", "training")
+_ROOMS = (
+    "accounting",
+    "clipping",
+    "distributed",
+    "errors",
+    "federated",
+    "masks",
+    "noise",
+    "sampling",
+    "secagg",
+    "training",
+)
 
 __all__ = [
     "AggregationAborted",
@@ -99,6 +111,7 @@ __all__ = [
     "calibrate_sampling_probability",
     "calibrate_steps",
     "clipping",
+    "distributed",
     "errors",
     "federated",
     "masks",
@@ -109,7 +122,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fedsec import accounting, clipping, errors, federated, masks, noise, sampling, secagg, training
+    from fedsec import (
+        accounting,
+        clipping,
+        distributed,
+        errors,
+        federated,
+        masks,
+        noise,
+        sampling,
+        secagg,
+        training,
+    )
     from fedsec.accounting import (
         ApproximateDP,
         Composed,

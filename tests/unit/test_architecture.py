@@ -12,7 +12,17 @@ EVERYWHERE = {"errors", "_checks"}
 
 # Who may import whom (docs/architecture.md); every room may import errors and _checks.
 MAY_IMPORT = {
-    "__init__": {"accounting", "clipping", "federated", "masks", "noise", "sampling", "secagg", "training"},
+    "__init__": {
+        "accounting",
+        "clipping",
+        "distributed",
+        "federated",
+        "masks",
+        "noise",
+        "sampling",
+        "secagg",
+        "training",
+    },
     "__main__": {"cli"},
     "errors": set(),
     "_checks": set(),
@@ -25,6 +35,7 @@ MAY_IMPORT = {
     "sampling": {"_kernels", "masks"},
     "accounting": {"_kernels", "_slope", "_sqlite"},
     "secagg": {"masks", "_kernels", "_sqlite"},
+    "distributed": {"_kernels", "masks", "noise", "accounting"},
     "clipping": {"_kernels"},
     "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
     "training": {"clipping", "sampling", "noise", "accounting"},
@@ -78,7 +89,11 @@ HEAVY = ("torch", "scipy.stats", "matplotlib", "sklearn")
 
 @pytest.mark.parametrize(
     "statement",
-    ["import fedsec", "from fedsec import accounting, masks, noise, secagg, errors", "import fedsec.cli"],
+    [
+        "import fedsec",
+        "from fedsec import accounting, distributed, masks, noise, secagg, errors",
+        "import fedsec.cli",
+    ],
 )
 def test_light_rooms_load_nothing_heavy(statement):
     loaded = fresh_python(f"{statement}; import sys; print(*sys.modules)").split()

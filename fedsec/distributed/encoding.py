@@ -1,0 +1,259 @@
+"""From a contribution to the integers that noise is added to, and back from their sum.
+
+`ClientEncoding` takes a client's whole update: clipped, rotated by public signs and blockwise Walsh-Hadamard
+transforms, so that its weight is spread evenly [SYKM17], and rounded at random to integers whose squared norm
+is *counted*, in integers, against a public bound [KLS21, Alg. 1]. Nothing before that count matters to
+privacy: not the clipping, not the rotation, no rounding of a float. `GridEncoding` takes sums of records that
+were each rounded before they were added: a retry would depend on all of a silo's records, and the float error
+of a rotated sum grows with the sum, not with one record.
+
+References
+----------
+[KLS21]  Kairouz, Liu, Steinke. The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+         Aggregation. ICML 2021 (arXiv 2102.06387).
+[SYKM17] Suresh, Yu, Kumar, McMahan. Distributed Mean Estimation with Limited Communication. ICML 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import _kernels
+from fedsec._checks import positive, probability, whole, within
+from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
+
+Levels = npt.NDArray[np.int64]
+
+MAX_DIMENSION = 2**32
+MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-30, 1e30
+
+# c / (granularity * sqrt(length)): what is chosen if nothing is said, and what is taken. Up to the largest
+# the bound leaves ten times more room than single precision needs for the rotation, so that truncation meets
+# it.
+CLIENT_FINENESS = 8.0
+MIN_FINENESS, MAX_FINENESS = 2.0**-6, 64.0
+# For records each coordinate moves by up to half a step, whatever the record: 1 / (2 * 400) of the norm.
+RECORD_FINENESS = 400.0
+
+_LARGEST_BLOCK = 2**16
+_PADDING_SHARE = 64  # at most 1/64 of a vector is padding, unless it is short
+_RETRIES = 40  # each fails with probability 0.61 at most, hardly ever with more than 0.2 [KLS21, Prop. 22]
+_MAX_LEVEL = 2**53
+
+
+@dataclass(frozen=True)
+class ClientEncoding:
+    """A client's vector of `dimension` reals as integers, in steps of `granularity`.
+
+    Parameters
+    ----------
+    dimension : int
+        Length of the vector, in [1, 2^32].
+    l2_clip_norm : float
+        In [1e-30, 1e30]; longer vectors are scaled down to it.
+    granularity : float, optional
+        In the unit of the vector; by default l2_clip_norm / (8 sqrt(length)). Coarser takes fewer bits and
+        costs more: `squared_bound`.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+
+    Guarantees: what `encode` returns has a squared norm of at most `squared_bound`, counted in integers; the
+    zero vector becomes zero. So a contribution and nothing at all are `l2_sensitivity` steps apart, at most.
+    """
+
+    dimension: int
+    l2_clip_norm: float
+    granularity: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "dimension", whole("dimension", self.dimension, minimum=1, maximum=MAX_DIMENSION)
+        )
+        norm = within("l2_clip_norm", self.l2_clip_norm, MIN_CLIP_NORM, MAX_CLIP_NORM)
+        object.__setattr__(self, "l2_clip_norm", norm)
+        root = math.sqrt(self.length)
+        step = self.granularity or norm / (CLIENT_FINENESS * root)
+        object.__setattr__(self, "granularity", positive("granularity", step))
+        if not MIN_FINENESS / (1.0 + 1e-9) <= self.steps / root <= MAX_FINENESS * (1.0 + 1e-9):
+            finest, coarsest = norm / (MAX_FINENESS * root), norm / (MIN_FINENESS * root)
+            raise InvalidArgumentError(
+                f"granularity must be in [{finest:g}, {coarsest:g}] for an l2_clip_norm of {norm:g} and "
+                f"{self.length} coordinates, got {step!r}"
+            )
+
+    @cached_property
+    def block(self) -> int:
+        """Coordinates that are rotated together: the largest power of two that needs little padding."""
+        block = 1
+        while block < _LARGEST_BLOCK and -self.dimension % (2 * block) * _PADDING_SHARE <= self.dimension:
+            block *= 2
+        return block
+
+    @cached_property
+    def length(self) -> int:
+        """Length of the integer vector: `dimension` and its padding."""
+        return self.dimension + -self.dimension % self.block
+
+    @property
+    def steps(self) -> float:
+        """The clip norm in steps."""
+        return self.l2_clip_norm / self.granularity
+
+    @cached_property
+    def squared_bound(self) -> int:
+        """The largest squared norm, in steps, that leaves `encode`.
+
+        min((R + sqrt(d))^2, R^2 + d/4 + sqrt(2 ln(1/beta)) (R + sqrt(d)/2)), R the clip norm in steps, d the
+        length, beta = e^(-1/2) [KLS21, eq. (1)]. A rounding at random exceeds it with probability beta at
+        most.
+        """
+        norm, root = self.steps, math.sqrt(self.length)
+        bound = math.floor(min((norm + root) ** 2, norm * norm + 0.25 * self.length + norm + 0.5 * root))
+        return bound if self.length > 1 else math.isqrt(bound) ** 2
+
+    @property
+    def l2_sensitivity(self) -> float:
+        """The largest norm that leaves `encode`, in steps, rounded up."""
+        bound = max(1, self.squared_bound)
+        root = math.isqrt(bound)
+        return float(root) if root * root == bound else math.nextafter(math.sqrt(bound), math.inf)
+
+    @property
+    def signal_variance(self) -> float:
+        """Of a coordinate after the rotation, over its random signs; at most, and subgaussian with it.
+
+        All weight in one block is the worst case. In squared steps, for one contribution; the float32
+        rotation's own rounding included.
+        """
+        return self.steps * self.steps / self.block * (1.0 + 2.0**-12)
+
+    @property
+    def largest_shift(self) -> float:
+        """By how many steps the rounding of one contribution moves a coordinate, at most."""
+        return 1.0
+
+    def encode(self, vector: npt.NDArray[np.floating[Any]], rotation_key: bytes) -> Levels:
+        """Integers (length,) for a vector (dimension,) of float32 or float64.
+
+        `rotation_key` are 32 public bytes, the same for all clients of a round, fresh for each round.
+
+        Raises
+        ------
+        InvalidTypeError
+            Not a plain array (dimension,) of these types, or a key that is not 32 bytes.
+        NonFiniteError
+            NaN or infinity, with its index.
+        """
+        rotated = self._clipped(vector)
+        _kernels.rotate(rotated, self.block, _require_key(rotation_key))
+        for _ in range(_RETRIES):
+            levels = _kernels.quantize(rotated, 1.0, float(_MAX_LEVEL))
+            if levels is not None and self._fits(levels):
+                return levels
+        levels = rotated.astype(np.int64)  # towards zero
+        if not self._fits(levels):
+            raise FedsecError("a truncated vector is longer than its bound; nothing leaves")
+        return levels
+
+    def decode(self, levels: Levels, rotation_key: bytes) -> npt.NDArray[np.float32]:
+        """The sum (dimension,) that integers (length,) stand for."""
+        _kernels.require_array("levels", levels, (np.int64,))
+        if levels.size != self.length:
+            raise InvalidTypeError(f"levels must have length {self.length}, got {levels.size}")
+        values = (levels * self.granularity).astype(np.float32)
+        _kernels.rotate(values, self.block, _require_key(rotation_key), back=True)
+        return values[: self.dimension]
+
+    def _fits(self, levels: Levels) -> bool:
+        # Exact: levels are within the clip norm in steps, which is far below 2^31, and a step.
+        return int(np.dot(levels, levels)) <= self.squared_bound
+
+    def _clipped(self, vector: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """The vector in steps, no longer than the clip norm, padded."""
+        array = _kernels.require_array("vector", vector, (np.float32, np.float64))
+        if array.size != self.dimension:
+            raise InvalidTypeError(f"vector must have length {self.dimension}, got {array.size}")
+        largest = float(np.abs(array).max())
+        if not math.isfinite(largest):
+            index = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise NonFiniteError(f"vector must be finite, got {float(array[index])!r} at index {index}")
+        padded = np.zeros(self.length, np.float32)
+        if largest > 0.0:
+            # Divided by its largest element first, so that no square overflows or vanishes.
+            scaled = array.astype(np.float64) / largest
+            norm = math.sqrt(float(np.dot(scaled, scaled)))
+            padded[: self.dimension] = scaled * min(largest / self.granularity, self.steps / norm)
+        return padded
+
+
+@dataclass(frozen=True)
+class GridEncoding:
+    """Sums that are integers already: of records that were each clipped, rounded and only then added.
+
+    Parameters
+    ----------
+    length : int
+        Of the vector.
+    granularity : float
+        The step, in the unit of the vector.
+    l2_sensitivity : float
+        By how much adding or removing a record moves the integer sum, at most, in steps, rounding included;
+        as `clipping.RecordClipper.integer_l2_sensitivity` says of its sums.
+    max_level : int
+        No coordinate of the sum over all silos is larger, in steps; what the ring is made wide enough for.
+    excess_probability : float
+        With what probability one is larger nevertheless, as when more records are drawn than expected.
+    """
+
+    length: int
+    granularity: float
+    l2_sensitivity: float
+    max_level: int
+    excess_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("length", self.length, minimum=1, maximum=MAX_DIMENSION)
+        positive("granularity", self.granularity)
+        positive("l2_sensitivity", self.l2_sensitivity)
+        whole("max_level", self.max_level, minimum=1, maximum=2**62)
+        probability("excess_probability", self.excess_probability)
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vector: there is no padding."""
+        return self.length
+
+    def encode(self, levels: Levels) -> Levels:
+        """The integers themselves, (length,) int64, if they are such."""
+        _kernels.require_array("levels", levels, (np.int64,))
+        if levels.size != self.length:
+            raise InvalidTypeError(f"levels must have length {self.length}, got {levels.size}")
+        return levels
+
+    def decode(self, levels: Levels) -> npt.NDArray[np.float64]:
+        """The sum (length,) that integers stand for."""
+        return np.asarray(self.encode(levels) * self.granularity, np.float64)
+
+
+def record_granularity(l2_clip_norm: float, dimension: int) -> float:
+    """The step for records: l2_clip_norm / (400 sqrt(dimension)).
+
+    Rounding moves a record by half a step a coordinate at most, which then costs 0.13 % of noise.
+    """
+    norm = within("l2_clip_norm", l2_clip_norm, MIN_CLIP_NORM, MAX_CLIP_NORM)
+    count = whole("dimension", dimension, minimum=1, maximum=MAX_DIMENSION)
+    return norm / (RECORD_FINENESS * math.sqrt(count))
+
+
+def _require_key(rotation_key: object) -> bytes:
+    if not isinstance(rotation_key, bytes) or len(rotation_key) != _kernels.SEED_BYTES:
+        raise InvalidTypeError(f"rotation_key must be {_kernels.SEED_BYTES} bytes, got {rotation_key!r}")
+    return rotation_key

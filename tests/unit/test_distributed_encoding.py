@@ -1,0 +1,229 @@
+"""Contributions as integers: what never exceeds the bound, what stays zero, what comes back."""
+
+import math
+
+import mpmath as mp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsec import _kernels, distributed
+from fedsec.distributed import encoding as module
+from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
+
+KEY = bytes(range(32))
+TINY, HUGE = 5e-324, 1e308
+
+
+def squared(levels):
+    return sum(int(level) ** 2 for level in levels)
+
+
+def adversarial(dimension):
+    """Vectors that try to come out longer than they should."""
+    e = np.eye(1, dimension)[0]
+    block = distributed.ClientEncoding(dimension, 1.0).block
+    halves = np.zeros(dimension, np.float32)
+    halves[: dimension - dimension % block] = 0.5
+    if dimension >= block:  # half-integers once rotated, before the scale
+        _kernels.rotate(halves[: dimension - dimension % block], block, KEY, back=True)
+    random = np.random.default_rng(0)
+    return {
+        "one-hot": e,
+        "one-hot, large": 1e30 * e.astype(np.float32),
+        "constant": np.ones(dimension),
+        "alternating": (-1.0) ** np.arange(dimension),
+        "half-integers": halves.astype(np.float64),
+        "denormal": TINY * np.ones(dimension),
+        "denormal float32": np.full(dimension, 1e-45, np.float32),
+        "huge": HUGE * np.ones(dimension),
+        "huge and tiny": np.where(np.arange(dimension) % 2, HUGE, TINY),
+        "normal": random.normal(size=dimension),
+        "heavy": random.standard_cauchy(dimension),
+        "at the norm": np.full(dimension, 1.0 / math.sqrt(dimension)),
+    }
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 10, 100, 1000, 5000])
+@pytest.mark.parametrize("fineness", [module.MIN_FINENESS, 0.5, 8.0, module.MAX_FINENESS])
+@pytest.mark.parametrize("norm", [1e-30, 1.0, 1e30])
+def test_no_vector_comes_out_longer_than_the_bound(dimension, fineness, norm):
+    length = distributed.ClientEncoding(dimension, norm).length
+    encoding = distributed.ClientEncoding(dimension, norm, norm / (fineness * math.sqrt(length)))
+    for vector in adversarial(dimension).values():
+        levels = encoding.encode(vector, KEY)
+        assert levels.shape == (length,)
+        assert squared(levels) <= encoding.squared_bound <= encoding.l2_sensitivity**2
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=n, max_size=n)
+    ),
+    st.floats(1e-30, 1e30),
+)
+def test_no_vector_at_all_comes_out_longer(values, norm):
+    encoding = distributed.ClientEncoding(len(values), norm)
+    assert squared(encoding.encode(np.array(values), KEY)) <= encoding.squared_bound
+
+
+@pytest.mark.parametrize("dimension", [1, 7, 1000])
+def test_zero_becomes_zero(dimension):
+    encoding = distributed.ClientEncoding(dimension, 1.0)
+    for zero in (0.0, -0.0):
+        assert not encoding.encode(np.full(dimension, zero), KEY).any()
+
+
+@pytest.mark.parametrize("fineness", [module.MIN_FINENESS, 8.0, module.MAX_FINENESS])
+def test_after_all_retries_truncation_meets_the_bound(fineness, monkeypatch):
+    """As if every rounding at random came out too long."""
+    calls = []
+
+    def too_long(values, granularity, max_abs):
+        calls.append(values.size)
+        return np.full(values.size, 10**6)
+
+    for dimension in (1, 3, 1000):
+        length = distributed.ClientEncoding(dimension, 1.0).length
+        encoding = distributed.ClientEncoding(dimension, 1.0, 1.0 / (fineness * math.sqrt(length)))
+        monkeypatch.setattr(_kernels, "quantize", too_long)
+        for vector in adversarial(dimension).values():
+            calls.clear()
+            levels = encoding.encode(vector, KEY)
+            assert len(calls) == module._RETRIES
+            assert squared(levels) <= encoding.squared_bound
+        monkeypatch.undo()
+
+
+def test_nothing_leaves_if_even_truncation_is_too_long(monkeypatch):
+    encoding = distributed.ClientEncoding(4, 1.0)
+    monkeypatch.setattr(distributed.ClientEncoding, "_fits", lambda self, levels: False)
+    with pytest.raises(FedsecError, match="nothing leaves"):
+        encoding.encode(np.ones(4), KEY)
+
+
+def test_the_bound_is_checked_in_whole_numbers():
+    """Next to the bound, where a float of 24 bits would round: only the exact count tells."""
+    encoding = distributed.ClientEncoding(10_000, 1.0)
+    levels = np.zeros(encoding.length, np.int64)
+    root = math.isqrt(encoding.squared_bound)
+    levels[0] = root
+    rest = encoding.squared_bound - root**2
+    for place in range(1, encoding.length):
+        levels[place] = math.isqrt(rest)
+        rest -= int(levels[place]) ** 2
+        if not rest:
+            break
+    assert squared(levels) == encoding.squared_bound
+    assert encoding._fits(levels)
+    levels[-1] += 1
+    assert not encoding._fits(levels)
+
+
+@pytest.mark.parametrize("dimension", [2, 100, 10_000, 10**6])
+@pytest.mark.parametrize("fineness", [0.25, 1.0, 8.0, 64.0])
+def test_the_bound_is_the_published_one(dimension, fineness):
+    length = distributed.ClientEncoding(dimension, 2.5).length
+    encoding = distributed.ClientEncoding(dimension, 2.5, 2.5 / (fineness * math.sqrt(length)))
+    with mp.workdps(50):
+        norm, d = mp.mpf(2.5) / mp.mpf(encoding.granularity), mp.mpf(length)
+        spread = mp.sqrt(2 * mp.log(1 / mp.exp(-mp.mpf(1) / 2)))
+        published = min((norm + mp.sqrt(d)) ** 2, norm**2 + d / 4 + spread * (norm + mp.sqrt(d) / 2))
+        assert abs(encoding.squared_bound - published) <= 1 + published * mp.mpf(2) ** -50
+        assert encoding.l2_sensitivity >= mp.sqrt(encoding.squared_bound)
+
+
+def test_the_first_rounding_mostly_fits():
+    """The published chance is 39 % at least; a bound that was too tight would end in truncation, and bias."""
+    encoding = distributed.ClientEncoding(1000, 1.0)
+    rotated = encoding._clipped(np.random.default_rng(1).normal(size=1000))
+    _kernels.rotate(rotated, encoding.block, KEY)
+    fits = [encoding._fits(_kernels.quantize(rotated, 1.0, 2.0**53)) for _ in range(300)]
+    assert sum(fits) > 0.39 * 300
+
+
+@pytest.mark.parametrize("dimension", [1, 5, 1000, 3000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_decoding_gives_the_clipped_vector_back_to_a_step_a_coordinate(dimension, dtype):
+    vector = np.random.default_rng(dimension).normal(size=dimension).astype(dtype)
+    for norm in (0.5 * np.linalg.norm(vector), 2.0 * np.linalg.norm(vector)):
+        encoding = distributed.ClientEncoding(dimension, float(norm))
+        back = encoding.decode(encoding.encode(vector, KEY), KEY)
+        clipped = vector * min(1.0, norm / np.linalg.norm(vector))
+        error = np.linalg.norm(back - clipped) / encoding.granularity
+        assert error <= math.sqrt(encoding.length)
+    other = encoding.decode(encoding.encode(vector, KEY), bytes(32))
+    if dimension > 100:  # another key rotates elsewhere
+        assert np.linalg.norm(other - clipped) > 0.5 * np.linalg.norm(clipped)
+
+
+def test_rounding_has_no_bias():
+    encoding = distributed.ClientEncoding(64, 1.0, 0.5)  # coarse: a fraction of a step a coordinate
+    vector = np.full(64, 0.1)
+    mean = np.mean([encoding.decode(encoding.encode(vector, KEY), KEY) for _ in range(4000)], axis=0)
+    # Conditioned on the bound, which nearly all roundings meet here; five standard errors.
+    assert np.abs(mean - 0.1).max() < 5 * 0.5 * 0.5 / math.sqrt(4000) + 0.01
+
+
+def test_padding_stays_below_one_block_and_a_sixtyfourth():
+    for dimension in (*range(1, 200), 1000, 26_010, 10**5, 10**6, 10**7 + 1):
+        encoding = distributed.ClientEncoding(dimension, 1.0)
+        padding = encoding.length - dimension
+        assert 0 <= padding < encoding.block
+        assert padding * 64 <= dimension
+        assert encoding.length % encoding.block == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_are_refused_by_index(bad):
+    vector = np.zeros(5, np.float32)
+    vector[3] = bad
+    with pytest.raises(NonFiniteError, match="index 3"):
+        distributed.ClientEncoding(5, 1.0).encode(vector, KEY)
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [[1.0] * 4, np.zeros(5), np.zeros((2, 2)), np.zeros(4, np.int64), np.ma.zeros(4), np.zeros(8)[::2]],
+)
+def test_other_vectors_are_refused(vector):
+    with pytest.raises(InvalidTypeError):
+        distributed.ClientEncoding(4, 1.0).encode(vector, KEY)
+
+
+@pytest.mark.parametrize("key", [b"", bytes(31), "x" * 32, None])
+def test_other_keys_are_refused(key):
+    encoding = distributed.ClientEncoding(4, 1.0)
+    with pytest.raises(InvalidTypeError, match="rotation_key"):
+        encoding.encode(np.zeros(4), key)
+    with pytest.raises(InvalidTypeError, match="rotation_key"):
+        encoding.decode(np.zeros(4, np.int64), key)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((0, 1.0), "dimension"),
+        ((4, 0.0), "l2_clip_norm"),
+        ((4, math.nan), "l2_clip_norm"),
+        ((4, 1e31), "l2_clip_norm"),
+        ((4, 1.0, 1e-3), "granularity"),
+        ((4, 1.0, 1e3), "granularity"),
+        ((4, 1.0, -1.0), "granularity"),
+    ],
+)
+def test_arguments_are_refused_by_name(arguments, name):
+    with pytest.raises(InvalidArgumentError, match=name):
+        distributed.ClientEncoding(*arguments)
+
+
+def test_sums_of_records_pass_as_they_are():
+    encoding = distributed.GridEncoding(length=3, granularity=0.25, l2_sensitivity=10.5, max_level=100)
+    levels = np.array([1, -2, 3])
+    assert encoding.encode(levels) is levels
+    assert encoding.decode(levels).tolist() == [0.25, -0.5, 0.75]
+    for wrong in (levels.astype(np.int32), levels[:2], levels.astype(float)):
+        with pytest.raises(InvalidTypeError):
+            encoding.encode(wrong)
+    assert distributed.record_granularity(2.0, 10_000) == pytest.approx(2.0 / 40_000)
