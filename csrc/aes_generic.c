@@ -225,10 +225,11 @@ static inline uint32_t reverse_bytes(uint32_t x)
 }
 
 /* Keystream of FS_SLICED_BLOCKS blocks from the given one on [SP 800-38A, sec. 6.5]. */
-void fs_aes_generic_keystream(uint8_t *out, const fs_aes_sliced *key, int rounds, uint32_t block)
+void fs_aes_generic_keystream(uint8_t *out, const fs_aes_sliced *key, const uint32_t nonce[3], int rounds,
+                              uint32_t block)
 {
     planes q;
-    uint32_t column[4] = {key->nonce[0], key->nonce[1], key->nonce[2], 0};
+    uint32_t column[4] = {nonce[0], nonce[1], nonce[2], 0};
     for (uint32_t b = 0; b < FS_SLICED_BLOCKS; b++) {
         column[3] = reverse_bytes(block + b);
         put_block(q, (int)b / 4, (int)b % 4, column);

@@ -4,20 +4,11 @@
 
 #include "core.h"
 
-enum {
-    FS_SLICED_BLOCKS = 16, /* blocks that are encrypted together, and keys that are expanded together */
-    FS_AES_ROUNDS_MOST = 14,
-};
-
-/* One key: its round keys in planes, as each of four blocks sees them, and the first 12 bytes of its blocks.
- * */
-typedef struct {
-    uint64_t round[FS_AES_ROUNDS_MOST + 1][8];
-    uint32_t nonce[3];
-} fs_aes_sliced;
+enum { FS_SLICED_BLOCKS = 16 }; /* blocks that are encrypted together, and keys that are expanded together */
 
 /* key_words: 4 for AES-128, whose nonce follows in the seed, 8 for AES-256. n is at most FS_SLICED_BLOCKS. */
 void fs_aes_generic_expand(fs_aes_sliced *keys, const uint8_t *seeds, size_t n, int key_words);
-void fs_aes_generic_keystream(uint8_t *out, const fs_aes_sliced *key, int rounds, uint32_t block);
+void fs_aes_generic_keystream(uint8_t *out, const fs_aes_sliced *key, const uint32_t nonce[3], int rounds,
+                              uint32_t block);
 
 #endif

@@ -94,6 +94,47 @@ DEFINE_SUM(256, 16)
 DEFINE_SUM(256, 32)
 DEFINE_SUM(256, 64)
 
+FS_INLINE TARGET void make_blocks(uint8_t *out, uint32_t block, const uint8_t first[16], const uint8_t *schedule)
+{
+    VECTOR state[REGISTERS], round_key = ROUND_KEY(first);
+    for (int i = 0; i < REGISTERS; i++)
+        state[i] = AES_FIRST_KEY(counters(block + (uint32_t)(i * (int)sizeof(VECTOR) / 16)), round_key);
+    for (int r = 1; r < FS_AES128_ROUNDS; r++) {
+        round_key = ROUND_KEY(schedule + 16 * r);
+        for (int i = 0; i < REGISTERS; i++)
+            state[i] = AES_ROUND(state[i], round_key);
+    }
+    round_key = ROUND_KEY(schedule + 16 * FS_AES128_ROUNDS);
+    for (int i = 0; i < REGISTERS; i++)
+        STORE(out + (size_t)i * sizeof(VECTOR), AES_LAST_ROUND(state[i], round_key));
+}
+
+/* The keystream alone, for noise. */
+TARGET void NAME(aes128_blocks)(uint8_t *out, size_t n_blocks, const fs_aes_key *key, const uint8_t nonce[12],
+                                uint32_t counter)
+{
+    enum { BLOCKS = CHUNK_BYTES / 16 };
+    const uint8_t *schedule = key->rounds;
+    uint8_t first[16], buffer[CHUNK_BYTES];
+    memcpy(first, schedule, 16);
+    for (int b = 0; b < 12; b++)
+        first[b] ^= nonce[b];
+    for (; n_blocks >= BLOCKS; n_blocks -= BLOCKS, out += CHUNK_BYTES, counter += BLOCKS)
+        make_blocks(out, counter, first, schedule);
+    if (n_blocks > 0) {
+        make_blocks(buffer, counter, first, schedule);
+        memcpy(out, buffer, 16 * n_blocks);
+        fs_wipe(buffer, sizeof buffer);
+    }
+    fs_wipe(first, sizeof first);
+}
+
+TARGET void NAME(aes128_expand)(fs_aes_key *key, const uint8_t *seed)
+{
+    static const int8_t plus = 1;
+    EXPAND_KEYS(key->rounds, seed, &plus, 1, FS_AES128_ROUNDS);
+}
+
 /* The ceiling that measurements hold the sums against. */
 TARGET void NAME(rounds)(uint8_t *out, size_t n_bytes, int rounds)
 {

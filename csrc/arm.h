@@ -17,6 +17,7 @@
 
 int fs_runs_neon_aes(void);
 
+FS_DECLARE_NOISE(fs_neon);
 FS_DECLARE_SUMS(fs_neon_aes128);
 FS_DECLARE_SUMS(fs_neon_aes256);
 FS_DECLARE_SUMS(fs_neon_chacha20);

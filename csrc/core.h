@@ -29,6 +29,20 @@ typedef struct {
     uint64_t mask;
 } fs_sum;
 
+/* AES-128 with a nonce, the generator of noise, as a backend's kernels want it: round keys one after the other, the
+ * nonce added to the first; or, bitsliced, in planes as each of four blocks sees them, the nonce apart. */
+enum { FS_AES_ROUNDS_MOST = 14 };
+
+typedef struct {
+    uint64_t round[FS_AES_ROUNDS_MOST + 1][8];
+    uint32_t nonce[3];
+} fs_aes_sliced;
+
+typedef union {
+    uint8_t rounds[16 * 11];
+    fs_aes_sliced sliced;
+} fs_aes_key;
+
 enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP = 512 };
 
 enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
@@ -40,6 +54,11 @@ struct fs_backend {
     /* Writes n_blocks ChaCha20 blocks (64 bytes each), block counters counter, counter + 1, ... */
     void (*chacha20_blocks)(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
                             uint32_t counter);
+    /* AES-128 in counter mode [SP 800-38A, sec. 6.5]: a seed's first 16 bytes are the key, the next 12 the nonce, to
+     * which `nonce` is added; n_blocks blocks of 16 bytes, block counters counter, counter + 1, ... */
+    void (*aes128_expand)(fs_aes_key *key, const uint8_t *seed);
+    void (*aes128_blocks)(uint8_t *out, size_t n_blocks, const fs_aes_key *key, const uint8_t nonce[12],
+                          uint32_t counter);
     void (*masked_sum[FS_PRGS][FS_LANES])(const fs_sum *sum);
     /* FS_LATTICE_GROUP cells from as many uniform words, and values in blocks from cells and as many words
      * (lattice.h); `open` where the words do not decide. */
@@ -99,16 +118,26 @@ static inline uint64_t fs_from_le64(uint64_t word)
     return fs_load64_le((const uint8_t *)&word);
 }
 
-/* A key's stream of 64-bit words: ChaCha20 blocks 0, 1, 2, ..., read as little-endian words in order. The
- * first nonce word carries the block index past 2^32, so that no call runs out of stream or repeats it. */
-enum { FS_STREAM_BLOCKS = 64, FS_STREAM_WORDS = 8 * FS_STREAM_BLOCKS };
-
+/* The generator of noise under a key of 32 bytes: AES-128 in counter mode, whose nonce tells apart streams of one key
+ * by three numbers. Bytes from block `block` (16 bytes each) of a stream on; n_bytes is a multiple of 16. */
 typedef struct {
     const fs_backend *backend;
-    const uint8_t *key;
+    fs_aes_key aes;
+} fs_generator;
+
+void fs_generator_start(fs_generator *generator, const fs_backend *backend, const uint8_t *key);
+void fs_generator_fill(const fs_generator *generator, void *out, size_t n_bytes, const uint32_t stream[3],
+                       uint32_t block);
+
+/* A key's stream of 64-bit words: blocks 0, 1, 2, ..., read as little-endian words in order. The stream's first
+ * number carries the block index past 2^32, so that no call runs out of stream or repeats it. */
+enum { FS_STREAM_WORDS = 512, FS_STREAM_BLOCKS = FS_STREAM_WORDS / 2 };
+
+typedef struct {
+    fs_generator generator;
     uint64_t next_block;
     size_t position; /* of the next unread word; FS_STREAM_WORDS when all are read */
-    uint8_t buffer[64 * FS_STREAM_BLOCKS];
+    uint8_t buffer[8 * FS_STREAM_WORDS];
 } fs_stream;
 
 void fs_stream_start(fs_stream *stream, const fs_backend *backend, const uint8_t *key);

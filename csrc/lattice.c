@@ -19,13 +19,12 @@
  * together, their exponential by 2^-40, the uniform number by 2^-52. */
 static const double MARGIN = 0x1p-36;
 
-/* Words of one purpose: the nonce is (chunk, retry, purpose), so that no two streams of a key meet. */
+/* Words of one purpose: the stream is (chunk, retry, purpose), so that no two of a key meet. */
 enum { CELLS, OFFSETS, EXTENSION };
 
 typedef struct {
-    uint8_t nonce[12];
-    const fs_backend *backend;
-    const uint8_t *key;
+    fs_generator generator;
+    uint32_t stream[3];
     uint32_t next_block;
     size_t position;
     uint64_t words[8];
@@ -40,23 +39,17 @@ typedef struct {
     extension more;
 } workspace;
 
-static void set_nonce(uint8_t nonce[12], uint32_t chunk, uint32_t retry, uint32_t purpose)
+static void fill(const extension *more, void *words, size_t n_bytes, uint32_t purpose, size_t group)
 {
-    fs_store32_le(nonce, chunk);
-    fs_store32_le(nonce + 4, retry);
-    fs_store32_le(nonce + 8, purpose);
-}
-
-static void fill(const fs_backend *backend, void *words, size_t n_bytes, const uint8_t *key, const uint8_t nonce[12],
-                 size_t group)
-{
-    backend->chacha20_blocks(words, n_bytes / 64, key, nonce, (uint32_t)(group * (n_bytes / 64)));
+    uint32_t stream[3] = {more->stream[0], more->stream[1], purpose};
+    fs_generator_fill(&more->generator, words, n_bytes, stream, (uint32_t)(group * (n_bytes / 16)));
 }
 
 static uint64_t next_word(extension *more)
 {
     if (more->position == 8) {
-        more->backend->chacha20_blocks((uint8_t *)more->words, 1, more->key, more->nonce, more->next_block++);
+        fs_generator_fill(&more->generator, more->words, sizeof more->words, more->stream, more->next_block);
+        more->next_block += sizeof more->words / 16;
         more->position = 0;
     }
     return fs_from_le64(more->words[more->position++]);
@@ -125,26 +118,25 @@ static bool settle(const fs_law *law, uint32_t word, uint64_t offset, extension 
 
 static void start(workspace *w, const fs_backend *backend, const uint8_t *key, uint32_t chunk, uint32_t retry)
 {
-    w->more.backend = backend;
-    w->more.key = key;
+    fs_generator_start(&w->more.generator, backend, key);
+    w->more.stream[0] = chunk;
+    w->more.stream[1] = retry;
+    w->more.stream[2] = EXTENSION;
     w->more.next_block = 0;
     w->more.position = 8;
-    set_nonce(w->more.nonce, chunk, retry, EXTENSION);
 }
 
 /* A group's words, in the machine's order. */
-static void fill_cells(workspace *w, const fs_backend *backend, const uint8_t *key, const uint8_t nonce[12],
-                       size_t group)
+static void fill_cells(workspace *w, size_t group)
 {
-    fill(backend, w->cells, sizeof w->cells, key, nonce, group);
+    fill(&w->more, w->cells, sizeof w->cells, CELLS, group);
     for (size_t j = 0; j < FS_LATTICE_GROUP; j++)
         w->cells[j] = fs_load32_le((const uint8_t *)&w->cells[j]);
 }
 
-static void fill_offsets(workspace *w, const fs_backend *backend, const uint8_t *key, const uint8_t nonce[12],
-                         size_t group)
+static void fill_offsets(workspace *w, size_t group)
 {
-    fill(backend, w->offsets, sizeof w->offsets, key, nonce, group);
+    fill(&w->more, w->offsets, sizeof w->offsets, OFFSETS, group);
     for (size_t j = 0; j < FS_LATTICE_GROUP; j++)
         w->offsets[j] = fs_from_le64(w->offsets[j]);
 }
@@ -171,13 +163,11 @@ static size_t next_open(const workspace *w, size_t j, size_t n)
                                  const uint8_t *key, uint32_t chunk, uint32_t retry)                              \
     {                                                                                                             \
         workspace w;                                                                                              \
-        uint8_t nonce[12];                                                                                        \
         start(&w, backend, key, chunk, retry);                                                                    \
-        set_nonce(nonce, chunk, retry, CELLS);                                                                    \
         int##BITS##_t first = (int##BITS##_t)law->first;                                                          \
         for (size_t i = 0; i < length; i += FS_LATTICE_GROUP) {                                                   \
             size_t n = length - i < FS_LATTICE_GROUP ? length - i : FS_LATTICE_GROUP;                             \
-            fill_cells(&w, backend, key, nonce, i / FS_LATTICE_GROUP);                                            \
+            fill_cells(&w, i / FS_LATTICE_GROUP);                                                                 \
             backend->lattice_points(law, w.drawn, w.open, w.cells);                                               \
             for (size_t j = 0; j < n; j++)                                                                        \
                 out[i + j] = (int##BITS##_t)(first + (int##BITS##_t)w.drawn[j]);                                  \
@@ -192,16 +182,13 @@ static size_t next_open(const workspace *w, size_t j, size_t n)
                                    int exact_only, fs_undecided *undecided)                                       \
     {                                                                                                             \
         workspace w;                                                                                              \
-        uint8_t cell_nonce[12], offset_nonce[12];                                                                 \
         fs_undecided found;                                                                                       \
         size_t n_undecided = 0;                                                                                   \
         start(&w, backend, key, chunk, retry);                                                                    \
-        set_nonce(cell_nonce, chunk, retry, CELLS);                                                               \
-        set_nonce(offset_nonce, chunk, retry, OFFSETS);                                                           \
         for (size_t i = 0; i < length; i += FS_LATTICE_GROUP) {                                                   \
             size_t n = length - i < FS_LATTICE_GROUP ? length - i : FS_LATTICE_GROUP;                             \
-            fill_cells(&w, backend, key, cell_nonce, i / FS_LATTICE_GROUP);                                       \
-            fill_offsets(&w, backend, key, offset_nonce, i / FS_LATTICE_GROUP);                                   \
+            fill_cells(&w, i / FS_LATTICE_GROUP);                                                                 \
+            fill_offsets(&w, i / FS_LATTICE_GROUP);                                                               \
             backend->lattice_points(law, w.drawn, w.open, w.cells);                                               \
             backend->lattice_blocks(law, w.values, w.open, w.drawn, w.offsets);                                   \
             for (size_t j = 0; j < n; j++)                                                                        \

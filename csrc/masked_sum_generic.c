@@ -55,7 +55,8 @@ static void sum_chacha20(const fs_sum *sum, addition *add, uint64_t mask)
 static void aes_chunk(uint8_t keystream[CHUNK_BYTES], const fs_aes_sliced *key, int rounds, uint64_t index)
 {
     for (size_t j = 0; j < CHUNK_BYTES; j += 16 * FS_SLICED_BLOCKS)
-        fs_aes_generic_keystream(keystream + j, key, rounds, (uint32_t)(index * (CHUNK_BYTES / 16) + j / 16));
+        fs_aes_generic_keystream(keystream + j, key, key->nonce, rounds,
+                                 (uint32_t)(index * (CHUNK_BYTES / 16) + j / 16));
 }
 
 static void sum_aes(const fs_sum *sum, int key_words, addition *add, uint64_t mask)
@@ -80,6 +81,29 @@ static void sum_aes(const fs_sum *sum, int key_words, addition *add, uint64_t ma
     fs_wipe(keys, sizeof keys);
     fs_wipe(buffer, sizeof buffer);
     fs_wipe(keystream, sizeof keystream);
+}
+
+void fs_generic_aes128_expand(fs_aes_key *key, const uint8_t *seed)
+{
+    fs_aes_generic_expand(&key->sliced, seed, 1, 4);
+}
+
+/* The keystream alone, for noise. */
+void fs_generic_aes128_blocks(uint8_t *out, size_t n_blocks, const fs_aes_key *key, const uint8_t nonce[12],
+                              uint32_t counter)
+{
+    uint8_t buffer[16 * FS_SLICED_BLOCKS];
+    uint32_t words[3];
+    for (int w = 0; w < 3; w++)
+        words[w] = key->sliced.nonce[w] ^ fs_load32_le(nonce + 4 * w);
+    for (; n_blocks >= FS_SLICED_BLOCKS; n_blocks -= FS_SLICED_BLOCKS, out += sizeof buffer, counter += FS_SLICED_BLOCKS)
+        fs_aes_generic_keystream(out, &key->sliced, words, 10, counter);
+    if (n_blocks > 0) {
+        fs_aes_generic_keystream(buffer, &key->sliced, words, 10, counter);
+        memcpy(out, buffer, 16 * n_blocks);
+        fs_wipe(buffer, sizeof buffer);
+    }
+    fs_wipe(words, sizeof words);
 }
 
 #define DEFINE_LANE(BITS)                                                                                  \

@@ -21,6 +21,13 @@
                                  const uint64_t *offsets)
 #define FS_LATTICE(PREFIX) .lattice_points = PREFIX##_lattice_points, .lattice_blocks = PREFIX##_lattice_blocks
 
+/* The generator of noise, for the table of backends. */
+#define FS_DECLARE_NOISE(PREFIX)                                                                   \
+    void PREFIX##_aes128_expand(fs_aes_key *key, const uint8_t *seed);                             \
+    void PREFIX##_aes128_blocks(uint8_t *out, size_t n_blocks, const fs_aes_key *key,              \
+                                const uint8_t nonce[12], uint32_t counter)
+#define FS_NOISE(PREFIX) .aes128_expand = PREFIX##_aes128_expand, .aes128_blocks = PREFIX##_aes128_blocks
+
 /* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys of 16 bytes. The
  * first holds the nonce too, so that it turns a counter into a cipher's first state. The last is complemented
  * for a sign of -1, so that the cipher's output comes out complemented, which is its negative less one. */

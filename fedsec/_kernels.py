@@ -145,9 +145,22 @@ def chacha20(key: Any, nonce: bytes, counter: int, n_blocks: int, backend: Backe
     return out.tobytes()
 
 
-def keystream(out: npt.NDArray[np.uint8], key: bytes, backend: Backend = best_backend) -> None:
-    """Fills whole blocks with keystream from block 0 under a zero nonce: for measurements."""
-    _lib.fs_chacha20(backend.table, pointer(out), out.size // 64, key, bytes(12), 0)
+def noise_keystream(
+    out: npt.NDArray[Any],
+    key: Any,
+    stream: tuple[int, int, int] = (0, 0, 0),
+    block: int = 0,
+    backend: Backend = best_backend,
+) -> None:
+    """Fills whole blocks of 16 bytes from a key's stream for noise, from `block` on [csrc/core.cdef]."""
+    if len(key) != SEED_BYTES or out.nbytes % 16:
+        raise InvalidArgumentError(
+            f"key must be 32 bytes and out whole blocks of 16, got {len(key)} and {out.nbytes}"
+        )
+    whole("block and blocks", block + out.nbytes // 16, minimum=0, maximum=2**32)
+    _lib.fs_noise_keystream(
+        backend.table, _ffi.from_buffer("uint8_t[]", out), out.nbytes // 16, key, stream, block
+    )
 
 
 def masked_sum(

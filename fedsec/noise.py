@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -380,9 +379,11 @@ class _Words(NamedTuple):
 
     def further(self, number: int, place: int) -> Iterator[int]:
         """More digits for a comparison: the one at `place` among the undecided of a retry."""
-        nonce = struct.pack("<3I", self.chunk, self.retry(number), 3)  # 0 to 2 are purposes in csrc/lattice.c
+        stream = (self.chunk, self.retry(number), 3)  # 0 to 2 are purposes in csrc/lattice.c
+        words = np.empty(2, "<u8")
         for block in itertools.count(place << 12):
-            yield from struct.unpack("<8Q", _kernels.chacha20(self.key, nonce, block, 1, self.backend))
+            _kernels.noise_keystream(words, self.key, stream, block, self.backend)
+            yield from words.tolist()
 
 
 def _draw_chunk(out: npt.NDArray[Any], table: _lattice.Table, words: _Words, exact_only: bool) -> None:

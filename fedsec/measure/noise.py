@@ -1,6 +1,6 @@
 """Noise samplers beside a ceiling, and beside numpy's and torch's, which are neither exact nor cryptographic.
 
-The ceiling of a sampler is ChaCha20 alone, as many bytes as its variates take at least.
+The ceiling of a sampler is the generator alone, as many bytes as its variates take at least.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -
     ours, peers = _ours(length, stddev), _peers(length)
     blocks = {name: length * sampler.bytes_a_variate // 64 for name, sampler in ours.items()}
     ceilings = {
-        f"ChaCha20 for {name}": partial(_keystream, np.empty(64 * n, np.uint8))
+        f"generator for {name}": partial(_keystream, np.empty(64 * n, np.uint8))
         for name, n in blocks.items()
         if n
     }
@@ -59,7 +59,7 @@ def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -
         },
         "speed_over": {name: {peer: ratio(peer, name) for peer in peers} for name in ours},
         "share_of_ceiling": {
-            name: ratio(f"ChaCha20 for {name}", name) for name in ours if f"ChaCha20 for {name}" in taken
+            name: ratio(f"generator for {name}", name) for name in ours if f"generator for {name}" in taken
         },
         "goals": {name: sampler.goals for name, sampler in ours.items() if sampler.goals},
     }
@@ -101,7 +101,7 @@ def _backends(length: int) -> dict[str, Callable[[], object]]:
 
 
 def _keystream(out: Any) -> None:
-    _kernels.keystream(out, bytes(32))
+    _kernels.noise_keystream(out, bytes(32))
 
 
 def _peers(length: int) -> dict[str, Callable[[], object]]:
@@ -130,7 +130,7 @@ def describe(result: dict[str, Any]) -> list[str]:
             if peer in goals or not goals
         ]
         if name in result["share_of_ceiling"]:
-            beside.append(f"{result['share_of_ceiling'][name]:.2f} of ChaCha20 alone")
+            beside.append(f"{result['share_of_ceiling'][name]:.2f} of the generator alone")
         lines.append(
             f"  {name}: {rate / 1e6:.2f} million a second" + (f" ({', '.join(beside)})" if beside else "")
         )

@@ -45,6 +45,29 @@ def test_keystream_equals_openssl_and_is_seekable(backend, n_blocks):
         assert _kernels.chacha20(key, nonce, 7 + block, 1, backend) == expected[64 * block : 64 * block + 64]
 
 
+@pytest.mark.parametrize("n_blocks", [0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 100])
+def test_the_generator_of_noise_equals_openssl(backend, n_blocks):
+    """AES-128 in counter mode, the nonce out of the key and of three numbers; also at the counter's end."""
+    key, stream = bytes(range(7, 39)), (1, 2**32 - 1, 0x01020304)
+    for block in (0, 5, 2**32 - max(n_blocks, 1)):
+        out = np.empty(16 * n_blocks, np.uint8)
+        _kernels.noise_keystream(out, key, stream, block, backend)
+        assert out.tobytes() == masks_reference.noise_stream(key, stream, block, 16 * n_blocks)
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
+def test_noise_is_not_the_mask_of_the_same_seed(prg):
+    """Should a seed ever be used for both. The control: two streams of noise, and the same one twice."""
+    seed, streams = np.arange(32, dtype=np.uint8), []
+    mask = np.zeros(64, np.uint64)
+    _kernels.masked_sum(mask, seed[np.newaxis], np.ones(1, np.int8), 64, prg)
+    for stream in [(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]:
+        streams.append(np.empty(64, np.uint64))
+        _kernels.noise_keystream(streams[-1], seed.tobytes(), stream)
+    assert np.array_equal(streams[0], streams[1])
+    assert len(np.unique([mask, *streams])) == 64 * 5
+
+
 def test_aes128_counter_mode_of_sp_800_38a(backend):
     """[SP 800-38A, F.5.1]: the seed holds key and nonce, and the offset is the vector's first counter."""
     key, nonce = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c"), bytes(range(0xF0, 0xFC))

@@ -1,7 +1,7 @@
 """The discrete Gaussian as one would say it: the sampler over exact fractions, its mass and its slope.
 
 The sampler is [CKS20, Alg. 1-3] word for word, on `fractions.Fraction`, reading the core's words in the
-core's order from another library's ChaCha20: 64-bit little-endian words, one for each Bernoulli (more while
+core's order from another library's AES: 64-bit little-endian words, one for each Bernoulli (more while
 the drawn digits equal the probability's), one for each uniform candidate, one for each sign.
 """
 
@@ -13,15 +13,15 @@ import mpmath as mp
 import numpy as np
 from scipy.special import ndtri_exp
 
-from reference.masks_reference import keystream
+from reference.masks_reference import noise_stream
 
 WORD = 2**64
 
 
 def words(key: bytes) -> Iterator[int]:
     chunk = 1 << 15
-    for start in count(0, chunk // 64):
-        stream = keystream(key, bytes(12), start, chunk)
+    for start in count(0, chunk // 16):
+        stream = noise_stream(key, (0, 0, 0), start, chunk)
         for position in range(0, chunk, 8):
             yield int.from_bytes(stream[position : position + 8], "little")
 

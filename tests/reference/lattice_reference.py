@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import mpmath as mp
 import numpy as np
 
-from reference.masks_reference import keystream
+from reference.masks_reference import noise_stream
 
 DIGITS = 70
 THRESHOLD_BITS = 160
@@ -41,8 +41,7 @@ def log_tail(name: str, parameter: float, y: int) -> mp.mpf:
 
 def stream(key: bytes, chunk: int, retry: int, purpose: int, size: int) -> Iterator[int]:
     """Words of `size` bytes."""
-    nonce = b"".join(number.to_bytes(4, "little") for number in (chunk, retry, purpose))
-    data = keystream(key, nonce, 0, 1 << 16)
+    data = noise_stream(key, (chunk, retry, purpose), 0, 1 << 16)
     for position in range(0, len(data), size):
         yield int.from_bytes(data[position : position + size], "little")
 

@@ -15,6 +15,13 @@ def aes_ctr(key: bytes, nonce: bytes, counter: int, length: int) -> bytes:
     return Cipher(algorithms.AES(key), mode).encryptor().update(bytes(length))
 
 
+def noise_stream(key: bytes, numbers: tuple[int, int, int], block: int, length: int) -> bytes:
+    """The generator of noise: AES-128, its nonce 12 bytes of the key plus three numbers and the domain."""
+    added = b"".join(number.to_bytes(4, "little") for number in numbers)
+    parts = zip(key[16:28], added, bytes(8) + b"nois", strict=True)
+    return aes_ctr(key[:16], bytes(a ^ b ^ c for a, b, c in parts), block, length)
+
+
 def stream(prg: str, seed: bytes, begin: int, length: int) -> bytes:
     """Bytes begin to begin + length - 1 of a seed's keystream."""
     size = 64 if prg == "chacha20" else 16
