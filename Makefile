@@ -3,6 +3,7 @@
 # make bench  speed, as ratios to numpy and torch in the same run
 # make sanitize   the core's tests under address and undefined-behaviour sanitizers
 # make wheel  sdist and wheel, checked, and installed where there is no compiler
+# make docs   the documents as a site, in build/site
 # make lint   ruff, mypy, and the C files under every warning
 PYTHON ?= python3
 VENV   := .venv
@@ -13,7 +14,7 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test bench sanitize wheel lint clean
+.PHONY: demo test bench sanitize wheel docs lint clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
@@ -28,6 +29,11 @@ sanitize:
 
 wheel:
 	.ci/wheel
+
+docs:
+	test -x build/docs/bin/python || $(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings-python>=1.16'
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

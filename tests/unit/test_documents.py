@@ -11,15 +11,25 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TRANSLATIONS = [path for path in DOCUMENTS if path.name.endswith(".zh.md")]
 IN_SESSIONS = ("identity", "directory")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language):
+    """The blocks of all documents, each once: a translation has those of its original."""
+    seen = set()
     for path in DOCUMENTS:
         for number, (found, text) in enumerate(BLOCK.findall(path.read_text()), start=1):
-            if found == language:
+            if found == language and text not in seen:
+                seen.add(text)
                 yield pytest.param(text, id=f"{path.name}-{number}")
+
+
+@pytest.mark.parametrize("path", TRANSLATIONS, ids=lambda path: path.name)
+def test_translations_have_the_code_of_their_originals(path):
+    original = path.with_name(path.name.replace(".zh.", "."))
+    assert BLOCK.findall(path.read_text()) == BLOCK.findall(original.read_text())
 
 
 def run(arguments, tmp_path):
