@@ -23,7 +23,6 @@ from fedsec.clipping.bounds import (
 )
 from fedsec.clipping.gradients import RecordGradients
 from fedsec.clipping.layers import fix
-from fedsec.clipping.records import RecordClipper
 from fedsec.clipping.updates import ClippedUpdate, UpdateClipper, clip_update
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "ClippingRule",
     "FlatClipping",
     "PerLayerClipping",
-    "RecordClipper",
     "RecordGradients",
     "UpdateClipper",
     "clip_update",

@@ -1,17 +1,15 @@
-"""The server's side of a round: the sum of the survivors' integers, securely or in the clear, and noise."""
+"""The server's side of a round: the sum of the survivors' integers, securely or in the clear."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from fedsec import masks, noise, secagg
+from fedsec import masks, secagg
 from fedsec.errors import AggregationAborted
+from fedsec.federated.mechanism import Integers
 from fedsec.federated.plan import Plan
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,31 +25,24 @@ class Aggregate:
     bytes_per_client: float
 
 
-def aggregate(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str], secure: bool) -> Aggregate:
+def aggregate(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
     """The sum over the ring, lifted to signed integers; refuses one that no such contributions can have.
 
     Raises `AggregationAborted` when too few are left.
     """
+    secure = plan.settings.secure_aggregation
     return _securely(plan, vectors, dropped) if secure else _in_the_clear(plan, vectors, dropped)
 
 
-def release(plan: Plan, total: Integers) -> npt.NDArray[np.float64]:
-    """The sum with central noise, in real units: the one thing that is released."""
-    if plan.private and plan.noise == "central":
-        total = total + noise.discrete_gaussian(total.size, plan.integer_stddev)
-    return plan.quantizer.dequantize(total)
-
-
 def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
-    bits = plan.quantizer.modulus_bits
-    outcome = secagg.aggregate(vectors, modulus_bits=bits, dropped=dropped)
+    outcome = secagg.aggregate(vectors, modulus_bits=plan.mechanism.modulus_bits, dropped=dropped)
     phases = outcome.seconds.values()
     seconds = {"masking": sum(s["client"] for s in phases), "unmasking": sum(s["server"] for s in phases)}
-    return Aggregate(plan.quantizer.lift(outcome.sum), outcome.survivors, seconds, outcome.bytes_per_client)
+    return Aggregate(plan.mechanism.lift(outcome.sum), outcome.survivors, seconds, outcome.bytes_per_client)
 
 
 def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
-    bits = plan.quantizer.modulus_bits
+    bits = plan.mechanism.modulus_bits
     survivors = tuple(
         client
         for client in sorted(vectors)
@@ -59,8 +50,8 @@ def _in_the_clear(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, s
     )
     if not survivors and not plan.private:
         raise AggregationAborted(f"none of {len(vectors)} clients is left: there is no mean")
-    total = np.zeros(plan.vector_length, masks.lane_dtype(bits))
+    total = np.zeros(plan.mechanism.vector_length, masks.lane_dtype(bits))
     for client in survivors:
         masks.add(total, secagg.to_residues(vectors[client], bits), bits)
     size = total.size * total.itemsize
-    return Aggregate(plan.quantizer.lift(total), survivors, {}, float(size))
+    return Aggregate(plan.mechanism.lift(total), survivors, {}, float(size))

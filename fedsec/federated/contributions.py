@@ -2,29 +2,27 @@
 
 Four kinds, one for each plan: a weighted update (no privacy), a clipped update (unit: client), a sum of
 clipped record gradients (unit: record), and the outcome of the client's own private training (record,
-local noise). Local noise is added here, before anything leaves the client.
+local noise). What leaves is what the plan's mechanism makes of it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from fedsec import noise, sampling
+from fedsec import noise
 from fedsec.clipping import UpdateClipper
 from fedsec.clipping.updates import floating_tensors
-from fedsec.errors import InvalidArgumentError, InvalidTypeError
+from fedsec.errors import InvalidArgumentError
+from fedsec.federated.mechanism import OPEN_RANGE, Integers
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Plan, RecordPlan
-
-Integers = npt.NDArray[np.int64]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from fedsec.federated.records import Loss, RecordSums
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,73 +40,46 @@ def weighted(
 ) -> Contribution:
     """The weighted update, and the weight as one more coordinate, so that it too travels masked."""
     vector = space.flatten(floating_tensors(update)).astype(np.float64) * weight
-    largest, allowed = max(weight, float(np.abs(vector).max())), plan.quantizer.max_abs
-    if largest > allowed:
+    largest = max(weight, float(np.abs(vector).max()))
+    if largest > OPEN_RANGE:
         raise InvalidArgumentError(
-            f"weight, and weight times update, must be within {allowed:g} of zero in every coordinate, "
+            f"weight, and weight times update, must be within {OPEN_RANGE:g} of zero in every coordinate, "
             f"got {largest!r} with weight {weight!r}"
         )
-    return Contribution(plan.quantizer.quantize(np.append(vector, weight)))
+    return Contribution(plan.mechanism.encode(np.append(vector, weight)))
 
 
 def clipped(
-    plan: Plan, clipper: UpdateClipper, space: ParameterSpace, update: Mapping[str, torch.Tensor]
+    plan: Plan, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
 ) -> Contribution:
-    """The clipped update, stochastically rounded, with the client's own noise where noise is local."""
-    result = clipper.clip(update)
-    integers = plan.quantizer.quantize(space.flatten(result.tensors))
-    if plan.noise == "local":
-        integers += noise.discrete_gaussian(integers.size, plan.integer_stddev)
-    return Contribution(integers, result.l2_norm, num_clipped=int(result.clipped))
+    """The clipped update times its share of the largest weight."""
+    result = UpdateClipper(plan.rule.l2_clip_norm).clip(update)
+    vector = space.flatten(result.tensors)
+    if plan.max_weight is not None:
+        vector = vector * np.float64(min(1.0, weight / plan.max_weight))
+    counted = plan.with_count(vector, 1, int(result.clipped))
+    return Contribution(plan.mechanism.encode(counted), result.l2_norm, num_clipped=int(result.clipped))
 
 
-def summed(records: RecordPlan, model: torch.nn.Module, dataset: Any, loss: Loss) -> Contribution:
+def summed(plan: Plan, sums: RecordSums, model: torch.nn.Module, dataset: Any, loss: Loss) -> Contribution:
     """Minus the sum of clipped gradients over a Poisson sample: the direction of descent."""
-    inputs, targets = draw(dataset, records.sampling_probability)
-    result = records.clipper.sum(model, inputs, targets, loss)
-    return Contribution(-result.integers.numpy(), None, result.num_records, result.num_clipped)
+    drawn = sums.draw(model, dataset, loss, plan.rule)
+    vector = plan.with_count(-drawn.vector, drawn.num_records, drawn.num_clipped)
+    return Contribution(plan.mechanism.encode(vector), None, drawn.num_records, drawn.num_clipped)
 
 
 def privately_trained(
-    plan: Plan, records: RecordPlan, space: ParameterSpace, model: torch.nn.Module, dataset: Any, loss: Loss
-) -> Contribution:
+    plan: Plan, records: RecordPlan, space: ParameterSpace, sums: RecordSums, model: torch.nn.Module,
+    dataset: Any, loss: Loss,
+) -> Contribution:  # fmt: skip
     """The change of the model over the client's own steps of private SGD, each with its own noise."""
     local = copy.deepcopy(model)
-    scale = records.local_learning_rate * records.clipper.granularity / records.expected_batch
+    scale = -records.local_learning_rate / records.expected_records
     num_units = num_clipped = 0
     for _ in range(records.local_steps):
-        step = summed(records, local, dataset, loss)
-        space.add_(
-            local, scale * (step.integers + noise.discrete_gaussian(step.integers.size, plan.integer_stddev))
-        )
-        num_units, num_clipped = num_units + step.num_units, num_clipped + step.num_clipped
+        step = sums.draw(local, dataset, loss, plan.rule)
+        noisy = noise.release(step.vector, plan.rule.l2_sensitivity, plan.noise_multiplier)
+        space.add_(local, scale * noisy)
+        num_units, num_clipped = num_units + step.num_records, num_clipped + step.num_clipped
     update = space.flatten(space.difference(local, model))
-    return Contribution(plan.quantizer.quantize(update), None, num_units, num_clipped)
-
-
-def draw(dataset: Any, sampling_probability: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A Poisson sample of a data set, drawn from the operating system, as stacked tensors."""
-    indices = sampling.poisson(len(dataset), sampling_probability)
-    if isinstance(dataset, torch.utils.data.TensorDataset):
-        pair = dataset[torch.from_numpy(indices)]
-    else:
-        pair = _stacked(dataset, indices)
-    if len(pair) != 2:
-        raise InvalidTypeError(f"a data set must give (input, target) pairs, got {len(pair)} values")
-    return pair[0], pair[1]
-
-
-def require_records(dataset: Any) -> int:
-    """The number of records of a data set; refuses what has none, or no length."""
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise InvalidTypeError(f"a data set must have a length and items, got {type(dataset).__name__}")
-    if len(dataset) == 0:
-        raise InvalidArgumentError("a data set must have at least one record, got 0")
-    return len(dataset)
-
-
-def _stacked(dataset: Any, indices: npt.NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
-    # An empty draw still needs the shape of a record: one is read and none of it kept.
-    rows = [dataset[int(i)] for i in (indices if len(indices) else [0])]
-    columns = torch.utils.data.default_collate(rows)
-    return tuple(column[: len(indices)] for column in columns)
+    return Contribution(plan.mechanism.encode(update), None, num_units, num_clipped)

@@ -13,25 +13,27 @@ References
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fedsec import sampling
 from fedsec._checks import whole
-from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError
-from fedsec.federated.aggregation import Aggregate, aggregate, release
-from fedsec.federated.parameters import ParameterSpace
+from fedsec.accounting import Ledger
+from fedsec.clipping import ClippingRule
+from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.federated import state as saving
+from fedsec.federated.aggregation import Aggregate, aggregate
+from fedsec.federated.budget import Budget
+from fedsec.federated.mechanism import Reals
+from fedsec.federated.parameters import Chosen, ParameterSpace
 from fedsec.federated.plan import Guarantee, make_plan
+from fedsec.federated.records import RecordSums
 from fedsec.federated.round import OperatorFigures, Round, RoundReport
 from fedsec.federated.settings import Settings
 from fedsec.federated.strategies import FedAvg, Strategy, require_strategy
-
-# The key under which central noise is charged: every client has spent the same.
-_EVERYBODY = -1
 
 
 class Federation:
@@ -56,6 +58,9 @@ class Federation:
         Whose contribution is bounded: a client's whole update, or each record's gradient.
     l2_clip_norm, noise_multiplier : float > 0
         The bound, and the noise's standard deviation divided by it. Both left out: no privacy.
+    clipping : "flat", "adaptive", "per_layer" or "automatic", or a rule of `fedsec.clipping`
+        How contributions are bounded; clients' updates by the first two alone. "adaptive" begins at
+        `l2_clip_norm` and follows a quantile of the norms, at 1 % of the budget; a rule has its own.
     target_epsilon : float > 0, optional
         The budget. Without `noise_multiplier` the noise is calibrated to it over all planned rounds.
     target_delta : float in (0, 1)
@@ -67,12 +72,20 @@ class Federation:
         within clients for unit="record"; clients for unit="client", there without secure aggregation.
     num_records : int, optional
         unit="record": how many records all clients hold together, declared public.
+    max_weight, total_weight : float, optional
+        unit="client" under privacy: a mean weighted by `Round.submit`'s weights, which count up to
+        `max_weight`; the sum of the weights of all clients, declared public, takes the place of their number.
     secure_aggregation : bool
-        Sum under masks (2 to 255 clients a round). The server then never sees one client's contribution.
+        Sum under masks. The server then never sees one client's contribution.
     strategy : FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, or one of your own
         How the mean update moves the model.
     local_steps, local_learning_rate : int >= 1, float > 0
         unit="record", noise="local": the client's own private training in a round.
+    parameters : str or list of str, optional
+        Names of the tensors that are exchanged, or patterns of names such as "*.lora_*"; all by default. What
+        else the model holds is each client's own, and never leaves it.
+    ledger : Ledger, optional
+        Charged before each release; not with local noise, which is each client's own to account for.
 
     Under privacy the sum is divided by the public expected count, never by survivors or the realised
     sample. For unit="record" the update is minus the mean clipped gradient, so `strategy.learning_rate`
@@ -93,16 +106,21 @@ class Federation:
         cohort_size: int | None = None,
         unit: str = "client",
         l2_clip_norm: float | None = None,
+        clipping: str | ClippingRule = "flat",
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
         target_delta: float | None = None,
         noise: str = "central",
         sampling_probability: float | None = None,
         num_records: int | None = None,
+        max_weight: float | None = None,
+        total_weight: float | None = None,
         secure_aggregation: bool = True,
         strategy: Strategy | None = None,
         local_steps: int = 1,
         local_learning_rate: float = 1.0,
+        parameters: Chosen = None,
+        ledger: Ledger | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -113,11 +131,14 @@ class Federation:
             unit=unit,
             noise=noise,
             l2_clip_norm=l2_clip_norm,
+            clipping=clipping,
             noise_multiplier=noise_multiplier,
             target_epsilon=target_epsilon,
             target_delta=target_delta,
             sampling_probability=sampling_probability,
             num_records=num_records,
+            max_weight=max_weight,
+            total_weight=total_weight,
             secure_aggregation=secure_aggregation,
             local_steps=local_steps,
             local_learning_rate=local_learning_rate,
@@ -125,15 +146,20 @@ class Federation:
         if strategy is not None:
             require_strategy(strategy)
         of_model = ParameterSpace.of_trainable if unit == "record" else ParameterSpace.of_state
-        self._space = of_model(model)
+        self._space = of_model(model, parameters)
         self.model = model
         self.strategy = FedAvg() if strategy is None else strategy
         self.plan = make_plan(self.settings, self._space.dimension)
+        self._budget = Budget(self.plan, ledger)
+        records = self.plan.records
+        self._sums = (
+            None
+            if records is None
+            else RecordSums(self._space, records.sampling_probability, records.expected_records)
+        )
         self._strategy_state: dict[str, Any] = {}
-        self._charges: dict[int, int] = {}
         self._rounds_started = 0
         self._current: Round | None = None
-        self._stopped_early = False
 
     def __reduce__(self) -> NoReturn:
         raise InvalidTypeError("a Federation counts what has been spent and cannot be pickled or copied")
@@ -165,37 +191,68 @@ class Federation:
         the budget admits), not those that took place. Leaving the loop in another way because of what was
         released is early stopping, too, but cannot be seen from here: use `stop`.
         """
-        return self.plan.guarantee(self._count(max(self._charges, key=self._charges.__getitem__, default=0)))
+        return self._budget.spent()
 
     def client_epsilon(self, client: int) -> float:
         """What one client has spent of its own; with central noise, what everybody has. As for `spent`."""
-        key = whole("client", client, minimum=0, maximum=self.settings.num_clients - 1)
-        return self.plan.epsilon(self._count(key if self._local else _EVERYBODY))
+        return self._budget.epsilon_of(
+            whole("client", client, minimum=0, maximum=self.settings.num_clients - 1)
+        )
+
+    # ---- saving and going on
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model's own state: plain values and tensors, nothing private.
+
+        Rounds and charges so far, what the strategy remembers, where an adaptive bound is. Saved with
+        `torch.save`, it loads with ``weights_only=True``.
+
+        Raises
+        ------
+        ProtocolError
+            A round is open.
+        """
+        if self._current is not None and self._current.is_open:
+            raise ProtocolError(f"round {self._current.round_id} is open: save after it has finished")
+        return saving.encode(
+            identity=saving.identity(self.settings, self._space, self.strategy),
+            rounds_started=self._rounds_started,
+            l2_clip_norm=self.plan.rule.l2_clip_norm if self.plan.private else None,
+            budget=self._budget.state_dict(),
+            strategy=self._strategy_state,
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called; the model's own state is the caller's to load.
+
+        Raises
+        ------
+        InvalidArgumentError, InvalidTypeError
+            Not such a state, or one of a federation with other settings, parameters or strategy, each
+            named; or of a run that has spent less than this one.
+        """
+        saved = saving.decode(state, saving.identity(self.settings, self._space, self.strategy))
+        rounds = whole("rounds_started of state", saved["rounds_started"], minimum=self._rounds_started)
+        plan = saving.moved(self.plan, saved["l2_clip_norm"])
+        self._budget.load_state_dict(saved["budget"])
+        if self._current is not None:
+            self._current.close()
+        self.plan, self._rounds_started, self._strategy_state = plan, rounds, saved["strategy"]
+
+    # ---- rounds
 
     def _rounds(self, stop: Callable[[RoundReport], bool] | None) -> Iterator[Round]:
         while self.settings.num_rounds is None or self._rounds_started < self.settings.num_rounds:
             cohort = self._draw_cohort()
             if self.settings.num_rounds is None and not self._affordable(cohort):
                 return
-            self._require_budget(cohort)
+            self._budget.require(cohort)
             current = self._start(cohort)
             yield current
             current.close()
             if stop is not None and current.report is not None and stop(current.report):
-                self._stopped_early = True
+                self._budget.stopped_early = True
                 return
-
-    def _count(self, key: int) -> int:
-        """How many charges stand against a key, planned ones included after early stopping."""
-        if not self._stopped_early or not self.plan.private:
-            return self._charges.get(key, 0)
-        if self.settings.num_rounds is None:
-            return self.plan.most_charges(self.settings.target_epsilon or 0.0)
-        return self.settings.num_rounds
-
-    @property
-    def _local(self) -> bool:
-        return self.plan.noise == "local"
 
     def _draw_cohort(self) -> tuple[int, ...]:
         if self.settings.poisson_clients:
@@ -206,57 +263,43 @@ class Federation:
 
     def _affordable(self, cohort: tuple[int, ...]) -> bool:
         try:
-            self._require_budget(cohort)
+            self._budget.require(cohort)
         except BudgetExceededError:
             return False
         return True
-
-    def _require_budget(self, clients: Sequence[int]) -> None:
-        """Refuses when one more charge, of these clients or of everybody, would pass the budget."""
-        budget = self.settings.target_epsilon
-        for key in clients if self._local else (_EVERYBODY,):
-            needed = self.plan.epsilon(self._charges.get(key, 0) + 1)
-            if budget is not None and needed > budget:
-                whose = f"client {key}" if self._local else "the federation"
-                raise BudgetExceededError(
-                    f"another round would bring {whose} to epsilon {needed:.6g}, the budget is {budget:g}"
-                )
 
     def _start(self, cohort: tuple[int, ...]) -> Round:
         """Opens a round; one that is still open is left behind."""
         if self._current is not None:
             self._current.close()
         self._rounds_started += 1
-        self._current = Round(self._rounds_started, cohort, self.model, self._space, self.plan, self._finish)
+        self._current = Round(
+            self._rounds_started, cohort, self.model, self._space, self.plan, self._sums, self._finish
+        )
         return self._current
 
     def _finish(self, current: Round) -> RoundReport:
-        charged = current.uploaders() if self._local else [_EVERYBODY]
-        self._require_budget(charged)
-        if self._local:
-            self._charge(charged)
-        total = aggregate(self.plan, current.vectors(), current.lost(), self.settings.secure_aggregation)
-        if not self._local:
-            self._charge(charged)
+        uploaders, plan = current.uploaders(), self.plan
+        self._budget.require(uploaders)
+        if self._budget.local:  # it has left them, whatever becomes of the round
+            self._budget.charge(uploaders, current.round_id)
+        total = aggregate(plan, current.vectors(), current.lost())
+        if not self._budget.local:
+            self._budget.charge(uploaders, current.round_id)
         started = time.perf_counter()
-        released = release(self.plan, total.integers)
+        released = plan.mechanism.release(total.integers)
         noise_seconds = time.perf_counter() - started
         total.integers.fill(0)
         self._space.add_(self.model, self.strategy.step(self._mean(released), self._strategy_state))
+        self.plan = plan.following(released)
         return RoundReport(current.round_id, self.spent(), _operator_figures(current, total, noise_seconds))
 
-    def _charge(self, keys: list[int]) -> None:
-        for key in keys:
-            self._charges[key] = self._charges.get(key, 0) + 1
-
-    def _mean(self, released: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _mean(self, released: Reals) -> Reals:
         """The mean update: by the weights' own sum without privacy, by the public expected count with it."""
         if self.plan.private:
-            return np.asarray(released / self.plan.expected_count)
+            return self.plan.mean(released)
         if released[-1] <= 0.0:
-            raise InvalidArgumentError(
-                f"the weights must sum to more than {self.plan.quantizer.granularity:g}, got {released[-1]}"
-            )
+            raise InvalidArgumentError(f"the weights vanish on the grid: their sum is {released[-1]}")
         return np.asarray(released[:-1] / released[-1])
 
 

@@ -1,37 +1,59 @@
-"""One round's sampler, clipper, rounding, noise and cost, built together and frozen.
+"""One round's sampler, clipping, rounding, noise and cost, built together and frozen.
 
-What is run is what is accounted: the noise takes its scale from the clipper's own sensitivity, in the
+What is run is what is accounted: the noise takes its scale from the clipping's own sensitivity, in the
 integer units that travel, rounding included; the event describes that noise and that sampler.
+
+Every round costs the same event, whatever was released before, and how many there are at most is fixed
+beforehand: by `num_rounds`, or by what `target_epsilon` admits. So the numeric accountant's answer for all
+planned rounds holds wherever a run stops, and for whatever reason.
+
+References
+----------
+[ATMR21] Andrew, Thakkar, McMahan, Ramaswamy. Differentially Private Learning with Adaptive Clipping. NeurIPS
+    2021, Thm. 1.
+[MRTZ18] McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models. 2018,
+    sec. 3 (means with a fixed denominator).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
-from fedsec import accounting, noise, secagg
+import numpy as np
+import numpy.typing as npt
+
+from fedsec import accounting
 from fedsec.accounting import NeighboringRelation
-from fedsec.clipping import RecordClipper, UpdateClipper
-from fedsec.clipping.updates import FLOAT_SLACK
+from fedsec.clipping import AdaptiveClipping, ClippingRule, UpdateClipper
+from fedsec.errors import CalibrationError
+from fedsec.federated.mechanism import Mechanism, Reals, with_noise, without_noise
 from fedsec.federated.settings import Settings
 
-# Without privacy nothing is clipped, so the range of an update is not known beforehand: |weight * update|
-# up to 2**24 a coordinate, at whatever resolution a 64-bit ring leaves (2**-31 for a hundred clients).
-_OPEN_RANGE = 2.0**24
-# A discrete Gaussian passes 64 standard deviations with probability below exp(-2048).
-_TAIL = 64.0
 # Below so many clients a report says that a sum over them is not much cover.
 _FEW = 10
+_UP = 1.0 + 2.0**-48  # more than what a few products and roots in float64 lose
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What a run guarantees, and what that rests on."""
+    """What a run guarantees, and what that rests on.
+
+    Attributes
+    ----------
+    epsilon, epsilon_lower : float
+        Of the rounds charged so far, as if their number had been fixed beforehand: an upper bound, and what
+        no analysis of the same events can beat.
+    planned_epsilon : float
+        Of all planned rounds: this holds wherever one stops, even if that depends on what was released.
+    """
 
     epsilon: float
+    epsilon_lower: float
+    planned_epsilon: float
     delta: float
     unit: str
     neighboring_relation: str
@@ -48,92 +70,278 @@ class Guarantee:
 class RecordPlan:
     """What a plan for records adds: how each client draws them, and its own private training, if any."""
 
-    clipper: RecordClipper
     sampling_probability: float
     num_records: int
-    expected_batch: float
+    expected_records: float  # of one client in one draw
     local_steps: int
     local_learning_rate: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to one unit's data in one round. Built by `make_plan`."""
+    """What happens to one unit's data in one round. Built by `make_plan`.
 
+    Attributes
+    ----------
+    settings : Settings
+        What was asked for.
+    dimension : int
+        How many numbers of the model are exchanged.
+    noise_multiplier : float
+        Given or calibrated; 0 without privacy.
+    """
+
+    settings: Settings
     dimension: int
-    unit: str
-    noise: str
-    relation: NeighboringRelation
-    sampler: str
-    event: accounting.Event | None
     noise_multiplier: float
-    target_delta: float
-    clipper: UpdateClipper | None
-    quantizer: secagg.Quantizer
-    integer_stddev: float
-    expected_count: float
-    declared_public: tuple[str, ...]
-    records: RecordPlan | None = None
-    warnings: tuple[str, ...] = ()
 
-    @property
-    def vector_length(self) -> int:
-        """The length of the integer vector that travels: without privacy, one longer for the weight."""
-        return self.dimension + (0 if self.private else 1)
+    # ---- what is run
 
     @property
     def private(self) -> bool:
         """Whether anything is clipped, noised and charged."""
-        return self.event is not None
+        return self.settings.private
+
+    @property
+    def unit(self) -> str:
+        """Whose contribution is bounded."""
+        return self.settings.unit
+
+    @property
+    def noise(self) -> str:
+        """Where noise is added."""
+        return self.settings.noise if self.private else "none"
+
+    @property
+    def rule(self) -> ClippingRule:
+        """How a contribution is bounded; under privacy alone."""
+        return self.settings.rule
+
+    @property
+    def max_weight(self) -> float | None:
+        """The largest weight of one client, where a private mean is weighted."""
+        return self.settings.max_weight
+
+    @property
+    def records(self) -> RecordPlan | None:
+        """For unit="record"."""
+        s = self.settings
+        if s.unit != "record" or s.num_records is None or s.sampling_probability is None:
+            return None
+        return RecordPlan(
+            sampling_probability=s.sampling_probability,
+            num_records=s.num_records,
+            expected_records=s.sampling_probability * s.num_records / s.num_clients,
+            local_steps=s.local_steps,
+            local_learning_rate=s.local_learning_rate,
+        )
+
+    @cached_property
+    def mechanism(self) -> Mechanism:
+        """From a client's vector to integers, and from their sum to what is released."""
+        s = self.settings
+        if not self.private:
+            return without_noise(self.dimension + 1, s.max_cohort)  # and the weight
+        if s.unit == "record" and s.noise == "local":
+            return without_noise(self.dimension, s.max_cohort)  # the noise is in the client's own steps
+        units = s.max_cohort if s.unit == "client" else s.num_records or 0
+        return with_noise(
+            s.noise,
+            self.dimension + self._counts,
+            self.l2_sensitivity,
+            self.noise_multiplier,
+            max_sum=units * self.l2_sensitivity,
+            num_clients=s.max_cohort,
+        )
+
+    @property
+    def l2_sensitivity(self) -> float:
+        """What one unit changes in what is summed, at most, in real units before rounding to the grid.
+
+        A count that travels beside the sum takes a share of the budget: a unit's vector is one coordinate
+        longer, and so is what it can change [ATMR21].
+        """
+        bounded = UpdateClipper(self.rule.l2_clip_norm) if self.unit == "client" else self.rule
+        return bounded.l2_sensitivity * math.hypot(1.0, self._count_size / self.rule.l2_clip_norm) * _UP
+
+    @property
+    def expected_clients(self) -> float:
+        """The public number of clients in a round: the cohort's size, or its mean."""
+        s = self.settings
+        return s.num_clients * (s.sampling_probability or 0.0) if s.poisson_clients else float(s.max_cohort)
+
+    @property
+    def expected_units(self) -> float:
+        """The public number of units in a round: clients, or records drawn by all of them."""
+        records = self.records
+        return self.expected_clients * (1.0 if records is None else records.expected_records)
+
+    @property
+    def expected_count(self) -> float:
+        """What sums are divided by: public, never the survivors or the realised sample."""
+        s = self.settings
+        if s.max_weight is not None and s.total_weight is not None:  # in units of the largest weight
+            return self.expected_clients / s.num_clients * s.total_weight / s.max_weight
+        return self.expected_clients if self.noise == "local" else self.expected_units
+
+    def mean(self, released: Reals) -> Reals:
+        """The mean update from a released sum, (d,)."""
+        return released[: self.dimension] / self.expected_count
+
+    # ---- adaptive clipping: how many units were within the bound, as one more coordinate
+
+    @property
+    def _counts(self) -> int:
+        return int(self.private and isinstance(self.rule, AdaptiveClipping))
+
+    @property
+    def _count_size(self) -> float:
+        """What a unit adds to the count, in the sum's unit, up to its sign.
+
+        With multipliers a of the sum and b of the count, which has sensitivity 1/2 for +-1/2 a unit, noise of
+        one standard deviation a C for both makes it +-a C / b.
+        """
+        rule = self.rule
+        if not isinstance(rule, AdaptiveClipping):
+            return 0.0
+        of_sum, of_count = rule.multipliers(1.0)
+        return rule.l2_clip_norm * of_sum / of_count
+
+    def with_count(self, vector: npt.NDArray[Any], num_units: int, num_clipped: int) -> npt.NDArray[Any]:
+        """A client's vector, with the units within the bound less those beyond it, where a rule counts."""
+        if not self._counts:
+            return vector
+        return np.append(vector.astype(np.float64), (num_units - 2 * num_clipped) * self._count_size)
+
+    def following(self, released: Reals) -> Plan:
+        """The plan of the next round; only an adaptive bound moves, and only by what was released."""
+        if not self._counts or not isinstance(self.rule, AdaptiveClipping):
+            return self
+        within = 0.5 + released[-1] / (2.0 * self._count_size * self.expected_units)
+        moved = self.rule.following(float(within))
+        return replace(self, settings=replace(self.settings, clipping=moved, l2_clip_norm=None))
+
+    # ---- what it costs
+
+    @property
+    def relation(self) -> NeighboringRelation:
+        """Between whom the event is priced."""
+        return self.settings.relation
+
+    @cached_property
+    def event(self) -> accounting.Event | None:
+        """What one round costs a unit, or with local noise one round of a client its own unit."""
+        return _event(self.settings, self.noise_multiplier) if self.private else None
+
+    @cached_property
+    def planned_charges(self) -> int:
+        """How many rounds may be charged at all; 0 without privacy."""
+        s = self.settings
+        if self.event is None:
+            return 0
+        admitted = math.inf if s.target_epsilon is None else self.most_charges(s.target_epsilon)
+        return int(min(admitted, math.inf if s.num_rounds is None else s.num_rounds))
 
     def epsilon(self, count: int) -> float:
         """An upper bound on epsilon after `count` charges; infinite without privacy."""
-        if self.event is None:
-            return math.inf
-        return _epsilon(self.event, self.relation, count, self.target_delta)
+        return self._interval(count)[1]
 
     def most_charges(self, budget: float) -> int:
         """How many charges a budget admits."""
-        above = 1
-        while self.epsilon(above) <= budget:
-            above *= 2
-        return bisect_right(range(above), budget, key=self.epsilon) - 1
+        if self.event is None or self.epsilon(1) > budget:
+            return 0
+        try:
+            return accounting.calibrate_steps(
+                self.event,
+                target_epsilon=budget,
+                target_delta=self._delta,
+                neighboring_relation=self.relation,
+            )
+        except CalibrationError:  # any number
+            return 2**53
 
     def guarantee(self, count: int) -> Guarantee:
         """The guarantee after `count` charges."""
+        s, (lower, upper) = self.settings, self._interval(count)
         return Guarantee(
-            epsilon=self.epsilon(count),
-            delta=self.target_delta,
+            epsilon=upper,
+            epsilon_lower=lower,
+            planned_epsilon=self.epsilon(max(count, self.planned_charges)),
+            delta=self._delta,
             unit=self.unit if self.private else "none",
             neighboring_relation=self.relation.name if self.private else "none",
-            noise=self.noise if self.private else "none",
+            noise=self.noise,
             noise_multiplier=self.noise_multiplier,
-            sampler=self.sampler,
+            sampler=_sampler(s),
             rounds_charged=count,
-            accountant="RDP",
-            declared_public=self.declared_public,
-            warnings=self.warnings,
+            accountant="PLD",
+            declared_public=_declared_public(s),
+            warnings=tuple(_warnings(s)),
         )
 
+    @property
+    def _delta(self) -> float:
+        return self.settings.target_delta or 0.0
 
-@lru_cache(maxsize=4096)
-def _epsilon(event: accounting.Event, relation: NeighboringRelation, count: int, delta: float) -> float:
-    if count == 0:
-        return 0.0
-    accountant = accounting.RDPAccountant(neighboring_relation=relation)
-    return accountant.compose(event, count).epsilon(delta)
+    def _interval(self, count: int) -> tuple[float, float]:
+        if self.event is None:
+            return math.inf, math.inf
+        return _interval(self.event, self.relation, count, self._delta)
 
 
 def make_plan(settings: Settings, dimension: int) -> Plan:
     """The plan for a model of `dimension` coordinates; calibrates the noise where only a target is given."""
-    return replace(_bare_plan(settings, dimension), warnings=tuple(_warnings(settings)))
+    z = 0.0 if not settings.private else settings.noise_multiplier or _calibrated(settings)
+    plan = Plan(settings, dimension, z)
+    _ = plan.mechanism  # refused now, or fine
+    return plan
 
 
-def _bare_plan(settings: Settings, dimension: int) -> Plan:
+@lru_cache(maxsize=4096)
+def _interval(
+    event: accounting.Event, relation: NeighboringRelation, count: int, delta: float
+) -> tuple[float, float]:
+    if count == 0:
+        return 0.0, 0.0
+    accountant = accounting.PLDAccountant(neighboring_relation=relation)
+    return accountant.compose(event, count).epsilon_interval(delta)
+
+
+def _event(settings: Settings, z: float) -> accounting.Event:
+    event: accounting.Event = accounting.Gaussian(z)
+    if settings.sampling_probability is not None:
+        event = accounting.PoissonSampled(event, settings.sampling_probability)
+    return accounting.Repeated(event, settings.local_steps) if settings.local_steps > 1 else event
+
+
+def _calibrated(settings: Settings) -> float:
+    """The smallest noise multiplier that keeps all planned rounds within the target."""
+    return accounting.calibrate_noise_multiplier(
+        lambda z: _event(settings, z),
+        count=settings.num_rounds or 0,
+        target_epsilon=settings.target_epsilon or 0.0,
+        target_delta=settings.target_delta or 0.0,
+        neighboring_relation=settings.relation,
+    )
+
+
+def _sampler(settings: Settings) -> str:
+    q = settings.sampling_probability
     if not settings.private:
-        return _open_plan(settings, dimension)
-    build = _client_plan if settings.unit == "client" else _record_plan
-    return build(settings, dimension, settings.noise_multiplier or _calibrated(settings))
+        return "fixed cohort"
+    if q is None:
+        return "fixed cohort, no amplification"
+    return f"Poisson over {settings.unit}s, probability {q:g}"
+
+
+def _declared_public(settings: Settings) -> tuple[str, ...]:
+    if not settings.private:
+        return ()
+    names = ["number of clients"]
+    names += [] if settings.poisson_clients else ["cohort size"]
+    names += ["number of records"] if settings.unit == "record" else []
+    names += ["sum of all weights", "largest weight"] if settings.max_weight is not None else []
+    return tuple(names)
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
@@ -149,122 +357,3 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "sums are exact: two cohorts that differ in one client give that client's update away"
     if settings.max_cohort < _FEW:
         yield f"a sum over at most {settings.max_cohort} clients says much about each of them"
-
-
-def _open_plan(settings: Settings, dimension: int) -> Plan:
-    return Plan(
-        dimension=dimension,
-        unit="client",
-        noise="none",
-        relation=settings.relation,
-        sampler="fixed cohort",
-        event=None,
-        noise_multiplier=0.0,
-        target_delta=settings.target_delta or 0.0,
-        clipper=None,
-        quantizer=_open_quantizer(settings.max_cohort),
-        integer_stddev=0.0,
-        expected_count=float(settings.max_cohort),
-        declared_public=(),
-    )
-
-
-def _client_plan(settings: Settings, dimension: int, z: float) -> Plan:
-    """A client's clipped update against zero, rounded stochastically to the grid."""
-    clipper = UpdateClipper(_given(settings.l2_clip_norm))
-    granularity = noise.grid(clipper.l2_sensitivity, dimension, z)
-    # Stochastic rounding moves a coordinate by less than one step, and leaves zero where it is: the same
-    # bound as for two neighbours that are both rounded to nearest.
-    sensitivity = noise.integer_sensitivity(clipper.l2_sensitivity, dimension, granularity)
-    stddev = noise.integer_stddev(sensitivity, z)
-    own_noise = _TAIL * stddev * granularity if settings.noise == "local" else 0.0
-    q = settings.sampling_probability
-    return Plan(
-        dimension=dimension,
-        unit="client",
-        noise=settings.noise,
-        relation=settings.relation,
-        sampler="fixed cohort, no amplification" if q is None else f"Poisson over clients, probability {q:g}",
-        event=_event(settings, z),
-        noise_multiplier=z,
-        target_delta=_given(settings.target_delta),
-        clipper=clipper,
-        quantizer=secagg.Quantizer(
-            granularity=granularity,
-            max_abs=clipper.l2_sensitivity + own_noise,
-            num_clients=settings.max_cohort,
-        ),
-        integer_stddev=stddev,
-        expected_count=float(settings.max_cohort) if q is None else settings.num_clients * q,
-        declared_public=("number of clients", "cohort size") if q is None else ("number of clients",),
-    )
-
-
-def _record_plan(settings: Settings, dimension: int, z: float) -> Plan:
-    """A record's clipped gradient inside its client's sum, rounded before the sum."""
-    clip_norm, num_records = _given(settings.l2_clip_norm), int(_given(settings.num_records))
-    q = _given(settings.sampling_probability)
-    clipper = RecordClipper(clip_norm, noise.grid(clip_norm, dimension, z))
-    local = settings.noise == "local"
-    # All records together: however they are spread over the clients, the sum fits the ring.
-    pooled = secagg.Quantizer(
-        granularity=clipper.granularity,
-        max_abs=num_records * (clip_norm * (1.0 + FLOAT_SLACK) + clipper.granularity),
-        num_clients=1,
-    )
-    return Plan(
-        dimension=dimension,
-        unit="record",
-        noise=settings.noise,
-        relation=settings.relation,
-        sampler=f"Poisson over records, probability {q:g}",
-        event=_event(settings, z),
-        noise_multiplier=z,
-        target_delta=_given(settings.target_delta),
-        clipper=None,
-        quantizer=_open_quantizer(settings.max_cohort) if local else pooled,
-        integer_stddev=noise.integer_stddev(clipper.integer_l2_sensitivity(dimension), z),
-        expected_count=settings.max_cohort * (1.0 if local else q * num_records / settings.num_clients),
-        declared_public=("number of clients", "cohort size", "number of records"),
-        records=RecordPlan(
-            clipper=clipper,
-            sampling_probability=q,
-            num_records=num_records,
-            expected_batch=q * num_records / settings.num_clients,
-            local_steps=settings.local_steps,
-            local_learning_rate=settings.local_learning_rate,
-        ),
-    )
-
-
-def _open_quantizer(num_clients: int) -> secagg.Quantizer:
-    """The finest power-of-two grid on which the open range of `num_clients` fits a 64-bit ring."""
-    granularity = 2.0 ** (math.ceil(math.log2(num_clients * _OPEN_RANGE)) - 61)
-    return secagg.Quantizer(granularity=granularity, max_abs=_OPEN_RANGE, num_clients=num_clients)
-
-
-def _event(settings: Settings, z: float) -> accounting.Event:
-    """What one round costs a unit (central noise), or one round of a client costs its own unit (local)."""
-    event: accounting.Event = accounting.Gaussian(z)
-    if settings.sampling_probability is not None:
-        event = accounting.PoissonSampled(event, settings.sampling_probability)
-    return accounting.Repeated(event, settings.local_steps) if settings.local_steps > 1 else event
-
-
-def _calibrated(settings: Settings) -> float:
-    """The smallest noise multiplier that keeps all planned rounds within the target."""
-    return accounting.calibrate_noise_multiplier(
-        lambda z: _event(settings, z),
-        count=int(_given(settings.num_rounds)),
-        target_epsilon=_given(settings.target_epsilon),
-        target_delta=_given(settings.target_delta),
-        neighboring_relation=settings.relation,
-        accountant=accounting.RDPAccountant,
-    )
-
-
-def _given(value: float | None) -> float:
-    """A setting that the checks above have made sure of."""
-    if value is None:
-        raise AssertionError("Settings has let a plan through without a value that it needs")
-    return value

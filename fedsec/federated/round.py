@@ -26,8 +26,10 @@ from fedsec.errors import (
 )
 from fedsec.federated import contributions
 from fedsec.federated.contributions import Contribution
+from fedsec.federated.mechanism import Integers
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Guarantee, Plan
+from fedsec.federated.records import Loss, RecordSums, require_records
 
 PHASES = tuple(phase.value for phase in secagg.PHASES)
 
@@ -63,6 +65,7 @@ class Round:
         model: torch.nn.Module,
         space: ParameterSpace,
         plan: Plan,
+        sums: RecordSums | None,
         finish: Callable[[Round], RoundReport],
     ) -> None:
         self.round_id = round_id
@@ -74,6 +77,7 @@ class Round:
         self._model = model
         self._space = space
         self._plan = plan
+        self._sums = sums
         self._finish = finish
         self._records_seen = 0
         self._open = True
@@ -84,6 +88,11 @@ class Round:
     def __reduce__(self) -> NoReturn:
         raise InvalidTypeError("a Round holds private contributions and cannot be pickled or copied")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the round has yet to end."""
+        return self._open
+
     def model(self) -> torch.nn.Module:
         """A fresh copy of the global model, for one client to train."""
         return copy.deepcopy(self._model)
@@ -91,9 +100,13 @@ class Round:
     def submit(self, client: int, local: object, weight: float = 1.0) -> None:
         """Takes a client's trained model: a Module, or a state dict with the global model's names.
 
+        Where `parameters` chose what is exchanged, the chosen names are enough, and what else there is stays
+        with the client.
+
         Without privacy, `weight` is the client's weight in the mean, its number of examples or of local
         rounds. With privacy the mean is uniform over the public expected count, and any other weight is
-        refused: it would scale the update outside of what is clipped.
+        refused: it would scale the update outside of what is clipped. With `max_weight` a weight beyond it
+        counts as `max_weight`.
 
         Raises
         ------
@@ -107,20 +120,20 @@ class Round:
         """
         client = self._require_awaited(client)
         positive("weight", weight)
-        if self._plan.unit == "record":
+        plan, space = self._plan, self._space
+        if plan.unit == "record":
             raise UnsupportedError("unit='record' clips the gradient of each record: use submit_records")
-        if self._plan.private and weight != 1.0:
-            raise InvalidArgumentError(f"weight must be 1 under differential privacy, got {weight!r}")
-        plan, space, clipper = self._plan, self._space, self._plan.clipper
+        if plan.private and plan.max_weight is None and weight != 1.0:
+            raise InvalidArgumentError(
+                f"weight must be 1 under differential privacy without max_weight, got {weight!r}"
+            )
         update = space.difference(local, self._model)
-        self._accept(
-            client,
-            contributions.weighted(plan, space, update, weight)
-            if clipper is None
-            else contributions.clipped(plan, clipper, space, update),
-        )
+        make = contributions.clipped if plan.private else contributions.weighted
+        self._accept(client, make(plan, space, update, weight))
 
-    def submit_records(self, client: int, dataset: Any, loss: contributions.Loss) -> None:
+    def submit_records(
+        self, client: int, dataset: Any, loss: Loss, model: torch.nn.Module | None = None
+    ) -> None:
         """Draws the client's Poisson sample, clips each record's gradient and submits their sum.
 
         With local noise the client instead trains privately by itself, `local_steps` such steps each
@@ -132,7 +145,11 @@ class Round:
         dataset : sized and indexable
             ``dataset[i]`` is an (input, target) pair; a `TensorDataset` is read at once.
         loss : callable
-            ``loss(output, target)`` for a batch of one record: a single number.
+            ``loss(output, target)`` for a batch of one record: a single number. It runs under
+            `torch.func.vmap`, for each record alone.
+        model : Module, optional
+            The client's own copy of the global model, with its own local layers, where `parameters` chose
+            what is exchanged; the exchanged ones must be the global model's.
 
         Raises
         ------
@@ -147,15 +164,18 @@ class Round:
         if not callable(loss):
             raise InvalidTypeError(f"loss must be callable, got {loss!r}")
         records = self._plan.records
-        if records is None:
+        if records is None or self._sums is None:
             raise UnsupportedError("submit_records needs unit='record', here the unit is the client")
-        seen = self._require_declared(contributions.require_records(dataset), records.num_records)
+        seen = self._require_declared(require_records(dataset), records.num_records)
+        start = self._model if model is None else self._require_global(model)
         started = time.perf_counter()
         try:
             contribution = (
-                contributions.privately_trained(self._plan, records, self._space, self._model, dataset, loss)
+                contributions.privately_trained(
+                    self._plan, records, self._space, self._sums, start, dataset, loss
+                )
                 if self._plan.noise == "local"
-                else contributions.summed(records, self._model, dataset, loss)
+                else contributions.summed(self._plan, self._sums, start, dataset, loss)
             )
         except NonFiniteError:
             self.drops[client] = "upload"
@@ -209,9 +229,9 @@ class Round:
             c: self._phase_of_loss(c) for c in self.cohort if c in self.drops or c not in self._contributions
         }
 
-    def vectors(self) -> dict[int, contributions.Integers]:
+    def vectors(self) -> dict[int, Integers]:
         """What each of the cohort hands in; zeros for those whose upload never comes."""
-        zeros, uploaders = np.zeros(self._plan.vector_length, np.int64), set(self.uploaders())
+        zeros, uploaders = np.zeros(self._plan.mechanism.vector_length, np.int64), set(self.uploaders())
         return {c: self._contributions[c].integers if c in uploaders else zeros for c in self.cohort}
 
     def uploaders(self) -> list[int]:
@@ -233,12 +253,16 @@ class Round:
         return "upload" if said in secagg.AFTER_UPLOAD and client not in self._contributions else said
 
     def _accept(self, client: int, contribution: Contribution) -> None:
-        if contribution.integers.size != self._plan.vector_length:
-            raise InvalidArgumentError(
-                f"the model must keep the trainable parameters that the federation was made with: "
-                f"{self._plan.vector_length} coordinates, got {contribution.integers.size}"
-            )
         self._contributions[client] = contribution
+
+    def _require_global(self, model: torch.nn.Module) -> torch.nn.Module:
+        """A client's model whose exchanged tensors are the global ones."""
+        if not isinstance(model, torch.nn.Module):
+            raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        for name, difference in self._space.difference(model, self._model).items():
+            if bool(difference.any()):
+                raise InvalidArgumentError(f"{name} is exchanged: it must be the global model's")
+        return model
 
     def _require_open(self) -> None:
         if not self._open:

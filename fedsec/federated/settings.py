@@ -6,14 +6,28 @@ A plan (`fedsec.federated.plan`) is made of settings that have passed here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from fedsec._checks import open_unit, positive, probability, whole
 from fedsec.accounting import NeighboringRelation
+from fedsec.clipping import (
+    AdaptiveClipping,
+    AutomaticClipping,
+    ClippingRule,
+    FlatClipping,
+    PerLayerClipping,
+)
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 
 MIN_COHORT = 3
 UNITS = ("client", "record")
 NOISES = ("central", "local")
+CLIPPINGS: dict[str, type[ClippingRule]] = {
+    "flat": FlatClipping,
+    "per_layer": PerLayerClipping,
+    "automatic": AutomaticClipping,
+    "adaptive": AdaptiveClipping,
+}
 
 
 @dataclass(frozen=True)
@@ -25,12 +39,15 @@ class Settings:
     unit: str
     noise: str
     l2_clip_norm: float | None
+    clipping: str | ClippingRule
     noise_multiplier: float | None
     target_epsilon: float | None
     target_delta: float | None
     num_rounds: int | None
     sampling_probability: float | None
     num_records: int | None
+    max_weight: float | None
+    total_weight: float | None
     secure_aggregation: bool
     local_steps: int
     local_learning_rate: float
@@ -64,6 +81,8 @@ class Settings:
             )
         self._check_sampling()
         self._check_privacy()
+        self._check_clipping()
+        self._check_weights()
 
     def _check_sampling(self) -> None:
         if self.sampling_probability is not None:
@@ -94,7 +113,7 @@ class Settings:
                 positive(name, value)
         if self.target_delta is not None:
             open_unit("target_delta", self.target_delta)
-        if (self.l2_clip_norm is not None) != self.private:
+        if self.clips != self.private:
             raise InvalidArgumentError(
                 "clipping and noise come together: give l2_clip_norm with noise_multiplier or target_epsilon"
             )
@@ -108,9 +127,62 @@ class Settings:
         if self.unit == "client" and self.num_records is not None:
             raise InvalidArgumentError(f"num_records belongs to unit='record', got {self.num_records}")
         if self.unit == "record":
-            for name in ("l2_clip_norm", "sampling_probability", "num_records"):
+            if not self.clips:
+                raise InvalidArgumentError("unit='record' needs l2_clip_norm, got None")
+            for name in ("sampling_probability", "num_records"):
                 if getattr(self, name) is None:
                     raise InvalidArgumentError(f"unit='record' needs {name}, got None")
+
+    def _check_clipping(self) -> None:
+        if not isinstance(self.clipping, str):
+            if type(self.clipping) not in CLIPPINGS.values():
+                raise InvalidTypeError(
+                    f"clipping must be a name or a rule of fedsec.clipping, got {self.clipping!r}"
+                )
+            if self.l2_clip_norm is not None:
+                raise InvalidArgumentError(
+                    f"a clipping rule has a clip norm of its own, got l2_clip_norm={self.l2_clip_norm!r} too"
+                )
+        else:
+            _one_of("clipping", self.clipping, tuple(CLIPPINGS))
+        if not self.clips:
+            return
+        if self.unit == "client" and not isinstance(self.rule, FlatClipping):
+            raise UnsupportedError(
+                f"a client's update is clipped as a whole: 'flat' or 'adaptive', got {self.clipping!r}"
+            )
+        if isinstance(self.rule, AdaptiveClipping) and (self.unit, self.noise) == ("record", "local"):
+            raise UnsupportedError(
+                "adaptive clipping of records with noise='local': each client would have a bound of its own"
+            )
+
+    def _check_weights(self) -> None:
+        for name in ("max_weight", "total_weight"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        if (self.max_weight is None) is not (self.total_weight is None):
+            raise InvalidArgumentError(
+                "a weighted mean under privacy needs max_weight, the bound of one client's weight, and "
+                f"total_weight, the public sum of all, got {self.max_weight!r} and {self.total_weight!r}"
+            )
+        if self.max_weight is not None and (self.unit == "record" or not self.private):
+            raise InvalidArgumentError(
+                "max_weight and total_weight belong to private means of clients' updates: a sum over records "
+                "is weighted by itself, and without privacy weights travel with the updates"
+            )
+
+    @property
+    def clips(self) -> bool:
+        """Whether contributions are bounded."""
+        return self.l2_clip_norm is not None or not isinstance(self.clipping, str)
+
+    @property
+    def rule(self) -> ClippingRule:
+        """The clipping rule; only where there is one."""
+        if not isinstance(self.clipping, str):
+            return self.clipping
+        make = cast("type[FlatClipping]", CLIPPINGS[self.clipping])
+        return make(cast(float, self.l2_clip_norm))
 
     @property
     def private(self) -> bool:

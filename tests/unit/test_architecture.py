@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "secagg": {"masks", "_kernels", "_sqlite"},
     "distributed": {"_kernels", "masks", "noise", "accounting"},
     "clipping": {"_kernels"},
-    "federated": {"clipping", "sampling", "noise", "accounting", "secagg", "masks"},
+    "federated": {"clipping", "training", "sampling", "noise", "accounting", "secagg", "masks"},
     "training": {"clipping", "sampling", "noise", "accounting"},
     "report": {"accounting"},
     "measure": {"_kernels", "accounting", "clipping", "federated", "masks", "noise", "secagg", "training"},

@@ -264,7 +264,7 @@ def test_a_fixed_cohort_is_charged_without_amplification():
         for client in rnd.cohort:
             rnd.submit(client, rnd.model())
         report = rnd.finish()
-        expected = fedsec.RDPAccountant().compose(fedsec.Gaussian(1.0), rnd.round_id).epsilon(1e-5)
+        expected = fedsec.PLDAccountant().compose(fedsec.Gaussian(1.0), rnd.round_id).epsilon(1e-5)
         assert report.released.epsilon == expected
     spent = federation.spent()
     assert (spent.rounds_charged, spent.neighboring_relation, spent.unit) == (4, "REPLACE_SPECIAL", "client")
@@ -282,15 +282,15 @@ def test_poisson_cohorts_are_charged_as_such_and_divided_by_the_expected_count()
     expected = torch.full((5,), len(rnd.cohort) / 10, dtype=torch.float64)
     assert torch.allclose(flat(federation.model), expected, atol=0.1)
     event = fedsec.PoissonSampled(fedsec.Gaussian(1e-3), 0.2)
-    assert report.released.epsilon == fedsec.RDPAccountant().compose(event).epsilon(1e-5)
+    assert report.released.epsilon == fedsec.PLDAccountant().compose(event).epsilon(1e-5)
     assert report.released.neighboring_relation == "ADD_OR_REMOVE_ONE"
 
 
 def test_the_integers_of_an_update_stay_within_the_sensitivity_that_scales_the_noise():
     federation = federate(linear(size=200), num_clients=3, secure_aggregation=False, **CLIENT)
     plan = federation.plan
-    largest = math.sqrt(plan.dimension) + plan.clipper.l2_sensitivity / plan.quantizer.granularity
-    assert plan.integer_stddev >= largest * plan.noise_multiplier
+    largest = math.sqrt(plan.dimension) + plan.l2_sensitivity / plan.mechanism.quantizer.granularity
+    assert plan.mechanism.integer_stddev >= largest * plan.noise_multiplier
     rnd = next(federation.rounds())
     generator = torch.Generator().manual_seed(0)
     for client, scale in enumerate([1e-3, 1e6]):
@@ -312,7 +312,7 @@ def test_records_are_charged_as_poisson_sampled():
             rnd.submit_records(client, shard(10), squared_error)
         report = rnd.finish()
     event = fedsec.PoissonSampled(fedsec.Gaussian(1.0), 0.5)
-    assert report.released.epsilon == fedsec.RDPAccountant().compose(event, 2).epsilon(1e-5)
+    assert report.released.epsilon == fedsec.PLDAccountant().compose(event, 2).epsilon(1e-5)
     assert "number of records" in report.released.declared_public
 
 
@@ -357,7 +357,7 @@ def test_local_noise_charges_each_client_for_itself():
     event = fedsec.PoissonSampled(fedsec.Gaussian(1.0), 0.5)
 
     def expected(steps):
-        return fedsec.RDPAccountant().compose(event, steps).epsilon(1e-5)
+        return fedsec.PLDAccountant().compose(event, steps).epsilon(1e-5)
 
     # The others' uploads had left them before the second round aborted.
     assert [federation.client_epsilon(c) for c in range(3)] == pytest.approx([expected(n) for n in (6, 3, 6)])
@@ -451,7 +451,7 @@ def test_the_budget_is_checked_again_before_the_release():
     for client in rnd.cohort:
         rnd.submit(client, shifted(rnd.model(), 1.0))
     before = flat(federation.model)
-    federation._charges[-1] = federation.plan.most_charges(6.0)
+    federation._budget._charges[-1] = federation.plan.most_charges(6.0)
     with pytest.raises(BudgetExceededError):
         rnd.finish()
     assert torch.equal(flat(federation.model), before)
@@ -719,18 +719,18 @@ def test_the_model_that_is_handed_out_is_a_copy():
 
 
 def test_the_noise_follows_from_the_clippers_own_sensitivity():
-    """Twice the bound, twice the noise; and never less than the clipper's integers can move, times z."""
+    """Twice the bound, twice the noise; and never less than one record's share can move, times z."""
     plans = [federate(**{**RECORD, "l2_clip_norm": c}).plan for c in (0.5, 1.0)]
+    noise = []
     for plan in plans:
-        records = plan.records
-        least = records.clipper.integer_l2_sensitivity(plan.dimension) * plan.noise_multiplier
-        assert least <= plan.integer_stddev <= 1.001 * least
-        assert records.clipper.granularity == plan.quantizer.granularity
-    noise = [plan.integer_stddev * plan.quantizer.granularity for plan in plans]
+        step, stddev = plan.mechanism.quantizer.granularity, plan.mechanism.integer_stddev
+        least = (plan.rule.l2_sensitivity / step + math.sqrt(plan.dimension)) * plan.noise_multiplier
+        assert least <= stddev <= 1.001 * least
+        noise.append(stddev * step)
     assert noise[1] == pytest.approx(2 * noise[0], rel=1e-3)
 
 
 def test_the_ring_holds_every_sum_of_the_declared_records():
     plan = federate(**RECORD).plan
-    largest_record = plan.records.clipper.integer_l2_sensitivity(1)
-    assert 2 ** (plan.quantizer.modulus_bits - 1) > 40 * largest_record
+    largest_record = plan.rule.l2_sensitivity / plan.mechanism.quantizer.granularity
+    assert 2 ** (plan.mechanism.modulus_bits - 1) > 40 * largest_record + 5

@@ -1,0 +1,72 @@
+"""A federation at rest: plain values and tensors, and what makes them those of the same federation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from fedsec.clipping import AdaptiveClipping
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
+from fedsec.federated.parameters import ParameterSpace
+from fedsec.federated.plan import Plan
+from fedsec.federated.settings import Settings
+from fedsec.federated.strategies import Strategy
+
+_FORMAT = 1
+_KEYS = {"format", "identity", "rounds_started", "l2_clip_norm", "budget", "strategy"}
+
+
+def identity(settings: Settings, space: ParameterSpace, strategy: Strategy) -> dict[str, Any]:
+    """What a federation must share with the one that it goes on with."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if not isinstance(settings.clipping, str):
+        values["clipping"] = {"rule": type(settings.clipping).__name__, **asdict(settings.clipping)}  # type: ignore[call-overload]
+    return {
+        **values,
+        "parameters": {name: list(shape) for name, shape in space.shapes.items()},
+        "strategy": repr(strategy),
+    }
+
+
+def encode(*, strategy: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+    """Arrays become tensors."""
+    vectors = {
+        name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+        for name, value in strategy.items()
+    }
+    return {"format": _FORMAT, **values, "strategy": vectors}
+
+
+def decode(state: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved values, tensors as arrays; refuses what another federation has saved."""
+    if not isinstance(cast(object, state), Mapping) or set(state) != _KEYS:
+        raise InvalidTypeError("state must be what state_dict returned")
+    if state["format"] != _FORMAT:
+        raise InvalidArgumentError(f"format of state must be {_FORMAT}, got {state['format']!r}")
+    theirs = dict(state["identity"])
+    for key in sorted(expected.keys() | theirs.keys()):
+        if expected.get(key) != theirs.get(key):
+            raise InvalidArgumentError(
+                f"{key} of the saved federation is {theirs.get(key)!r}, and {expected.get(key)!r} now"
+            )
+    vectors = {
+        name: value.numpy().copy() if isinstance(value, torch.Tensor) else value
+        for name, value in dict(state["strategy"]).items()
+    }
+    return {**state, "strategy": vectors}
+
+
+def moved(plan: Plan, l2_clip_norm: object) -> Plan:
+    """The plan with the bound where it was; only an adaptive one can have moved."""
+    if not plan.private or plan.rule.l2_clip_norm == l2_clip_norm:
+        return plan
+    if not isinstance(plan.rule, AdaptiveClipping):
+        raise InvalidArgumentError(
+            f"l2_clip_norm of state must be {plan.rule.l2_clip_norm!r}, got {l2_clip_norm!r}"
+        )
+    rule = replace(plan.rule, l2_clip_norm=cast(float, l2_clip_norm))  # the rule checks it
+    return replace(plan, settings=replace(plan.settings, clipping=rule, l2_clip_norm=None))
