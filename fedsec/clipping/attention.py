@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from fedsec.clipping.capture import RULES, dropout, holds_records, mark, project
+from fedsec.clipping.capture import DRAWING, RULES
+from fedsec.clipping.marks import holds_records
+from fedsec.clipping.rules import dropout, project
 from fedsec.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def multi_head_attention(
     heads = [part.reshape(*part.shape[:2], num_heads, -1).transpose(1, 2) for part in (q, k, v)]
     mask = _mask(heads[0], attn_mask, key_padding_mask, is_causal and attn_mask is None, key.shape[0])
     mixed, attention = _attended(capture, heads, mask, dropout_p if training else 0.0, need_weights)
-    joined = mark(mixed.transpose(1, 2).flatten(2))
+    joined = capture.mark(mixed.transpose(1, 2).flatten(2))
     out = project(capture, joined, out_proj_weight, out_proj_bias).transpose(0, 1)
     if attention is not None and average_attn_weights:
         attention = attention.mean(dim=1)
@@ -67,7 +69,7 @@ def _projected(
 ) -> list[Tensor]:  # fmt: skip
     """Query, key and value (rows, positions, features)."""
     query, key, value = inputs
-    first = [mark(x.transpose(0, 1)) for x in inputs]
+    first = [capture.mark(x.transpose(0, 1)) for x in inputs]
     packed = weights[0] is weights[1]
     if packed and query is key and key is value and weights[0] is not None:
         return list(project(capture, first[0], weights[0], bias).chunk(3, dim=-1))
@@ -89,7 +91,7 @@ def _separate(capture: Capture, x: Tensor, weight: Tensor, bias: Tensor | None, 
         return out
     if capture.source(bias) is None:
         return out + bias[first : first + len(weight)]
-    copies = capture._once_a_record(capture._sources[id(bias)], 3)
+    copies = capture.meeting(capture._sources[id(bias)], out)
     return out + copies[..., first : first + len(weight)]
 
 
@@ -162,3 +164,4 @@ def scaled_dot_product_attention(
 
 RULES[F.multi_head_attention_forward] = multi_head_attention
 RULES[F.scaled_dot_product_attention] = scaled_dot_product_attention
+DRAWING.update({F.multi_head_attention_forward, F.scaled_dot_product_attention})

@@ -16,13 +16,15 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
+from torch.utils.checkpoint import CheckpointError
 
 from fedsec._checks import whole
-from fedsec.clipping import attention, convolution, recurrent  # noqa: F401 (they add their rules)
+from fedsec.clipping import attention, convolution, recurrent, rules  # noqa: F401 (they add their rules)
 from fedsec.clipping.bounds import ClippingRule, Groups
-from fedsec.clipping.capture import Capture, mark, tensors_in
+from fedsec.clipping.capture import Capture
 from fedsec.clipping.gradients import RecordGradients
 from fedsec.clipping.layers import refuse_mixing_layers
+from fedsec.clipping.marks import tensors_in
 from fedsec.errors import (
     InvalidArgumentError,
     InvalidTypeError,
@@ -56,7 +58,7 @@ class BookKeeper:
     Guarantee: a record's captured gradient is what ``losses[i].backward()`` alone would give, rounding aside,
     and never includes a gradient of which the capture has not seen every use (`NonFiniteError`,
     `UnsupportedError` and `ProtocolError` instead). That a row's numbers do not depend on other rows rests on
-    kernels that treat rows of a batch of one shape alike, as for `RecordClipper`.
+    kernels that treat rows of a batch of one shape alike.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -64,12 +66,14 @@ class BookKeeper:
             raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if hasattr(model, "_orig_mod"):
             raise UnsupportedError("the model is compiled already: attach first, then torch.compile")
-        if getattr(model, _ATTACHED, None):
-            raise UnsupportedError("the model is attached already: detach the other one first")
+        if getattr(model, _ATTACHED, None) or any(_attached(p) for p in model.parameters()):
+            raise UnsupportedError(
+                "the model, or a part of it, is attached already: detach the other one first"
+            )
         refuse_mixing_layers(model)
         self.model = model
         self.parameters = _trainable(model)
-        self.layers = _layers(model, tuple(self.parameters))
+        self.layers = _layers(tuple(self.parameters))
         self._capture: Capture | None = None
         self._open = False
         self._depth = 0
@@ -89,7 +93,7 @@ class BookKeeper:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._capture = None
+        self.drop()
         self.model.__dict__.pop(_ATTACHED, None)
 
     @property
@@ -97,10 +101,16 @@ class BookKeeper:
         """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters.values())
 
-    def begin(self, rows: int, *, seed: int | None = None) -> None:
-        """Say that the next forward passes are of `rows` records; what was not collected is dropped."""
+    def begin(self, rows: int, *, seed: int | None = None, plain_backward: bool = False) -> None:
+        """Say that the next forward passes are of `rows` records; what was not collected is dropped.
+
+        With `plain_backward` every backward pass through them counts, of whoever's; otherwise that of
+        `backward` alone, so that `torch.autograd.grad` is free for other uses.
+        """
         whole("rows", rows, minimum=1)
+        self.drop()
         self._capture = Capture(self.parameters, rows, seed)
+        self._capture.listening = plain_backward
         self._open = True
         self._versions = {name: p._version for name, p in self.parameters.items()}
         self._buffers = {name: (buffer, buffer._version) for name, buffer in self.model.named_buffers()}
@@ -109,6 +119,9 @@ class BookKeeper:
 
     def drop(self) -> None:
         """Forget what was captured."""
+        if self._depth and self._capture is not None:  # the model was interrupted
+            self._capture.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._depth = 0
         self._capture = None
         self._open = False
 
@@ -122,7 +135,8 @@ class BookKeeper:
         NonFiniteError
             A loss is NaN or infinite.
         """
-        rows = self._active().rows
+        capture = self._active()
+        rows = capture.rows
         if not isinstance(losses, torch.Tensor):
             raise InvalidTypeError(f"losses must be a tensor, got {type(losses).__name__}")
         if tuple(losses.shape) != (rows,):
@@ -136,11 +150,17 @@ class BookKeeper:
             raise NonFiniteError(f"losses must be finite, got {worst}")
         if not losses.requires_grad:
             raise InvalidArgumentError("losses do not depend on the model: was it run on this micro-batch?")
-        losses.backward(gradient=chosen)  # type: ignore[no-untyped-call]
+        listening, capture.listening = capture.listening, True
+        try:
+            losses.backward(gradient=chosen)  # type: ignore[no-untyped-call]
+        except CheckpointError as error:
+            raise UnsupportedError(f"checkpointing cannot be followed record by record: {error}") from None
+        finally:
+            capture.listening = listening
 
     @property
     def arrived(self) -> bool:
-        """Whether any gradient has been captured since `begin`."""
+        """Whether any backward pass has come through since `begin`, counted or not."""
         return self._capture is not None and self._capture.arrived > 0
 
     def collect(self) -> RecordGradients:
@@ -164,7 +184,7 @@ class BookKeeper:
                     f"the model changed its buffer {name}, which would hold private values without noise: "
                     "track_running_stats=False, or eval mode"
                 )
-        if not capture.arrived:
+        if not capture.taken:
             raise ProtocolError("no backward has run since the micro-batch began")
         self.drop()
         return capture.collect()
@@ -180,20 +200,25 @@ class BookKeeper:
         if self._open and self._capture is not None and torch.is_grad_enabled():
             if self._depth == 0:
                 self._require_the_same_parameters()
-                self._mark_records((args, kwargs), self._capture.rows)
+                self._mark_records((args, kwargs), self._capture)
                 self._capture.__enter__()  # type: ignore[no-untyped-call]
             self._depth += 1
 
     @staticmethod
-    def _mark_records(inputs: Any, rows: int) -> None:
+    def _mark_records(inputs: Any, capture: Capture) -> None:
+        rows = capture.rows
         held = [t for t in tensors_in(inputs) if t.dim() and len(t) and len(t) % rows == 0]
         if not held:
             raise UnsupportedError(
                 f"no input of the model has the {rows} records of the batch first (batch_first=True)"
             )
-        mark(held)
+        capture.mark(held)
 
     def _require_the_same_parameters(self) -> None:
+        for name, parameter in self.parameters.items():
+            _require_wide(name, parameter)
+            if not parameter.requires_grad:
+                raise UnsupportedError(f"{name} was frozen after attach: detach, and attach again")
         ours = {id(p) for p in self.parameters.values()}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and id(parameter) not in ours:
@@ -237,8 +262,7 @@ def _refusal(name: str) -> Any:
     def refuse(_gradient: torch.Tensor) -> NoReturn:
         raise UnsupportedError(
             f"a gradient of the whole batch reached {name}: it was used outside of the model's forward, "
-            "under "
-            "checkpointing or in a way that cannot be split by record; or this batch is not one of "
+            "under checkpointing or in a way that cannot be split by record; or this batch is not one of "
             "privacy.loader()"
         )
 
@@ -250,14 +274,22 @@ def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     if not parameters:
         raise InvalidArgumentError("the model has no parameter that requires gradients")
     for name, parameter in parameters.items():
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise InvalidTypeError(f"{name} must be float32 or float64, got {parameter.dtype}")
+        _require_wide(name, parameter)
     return parameters
 
 
-def _layers(model: torch.nn.Module, names: tuple[str, ...]) -> Groups:
+def _require_wide(name: str, parameter: torch.Tensor) -> None:
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise InvalidTypeError(f"{name} must be float32 or float64, got {parameter.dtype}")
+
+
+def _attached(parameter: torch.Tensor) -> bool:
+    hooks = getattr(parameter, "_backward_hooks", None) or {}
+    return any(isinstance(hook, _Inert) for hook in hooks.values())
+
+
+def _layers(names: tuple[str, ...]) -> Groups:
     """Parameters by the module that owns them."""
-    del model
     owners: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         owners.setdefault(name.rpartition(".")[0], []).append(i)
@@ -284,15 +316,9 @@ def clipped_sum(
         return _completed(keeper, {})
     gradients.require_finite(num_records)
     squares = gradients.squared_norms[:, :num_records] * scale**2
-    everything = list(keeper.parameters)
-    layers = tuple(
-        rows
-        for layer in keeper.layers
-        if (
-            rows := tuple(
-                gradients.names.index(everything[i]) for i in layer if everything[i] in gradients.names
-            )
-        )
+    places, everything = {name: i for i, name in enumerate(gradients.names)}, list(keeper.parameters)
+    layers = tuple(  # those without a gradient count, so that no share depends on what else is used
+        tuple(places[everything[i]] for i in layer if everything[i] in places) for layer in keeper.layers
     )
     factors = rule.factors(squares, layers) * scale
     return _completed(keeper, gradients.weighted_sums(factors))

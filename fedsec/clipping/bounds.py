@@ -53,7 +53,8 @@ class ClippingRule(Protocol):
         squared_norms : float64 tensor (parameters, records)
             Finite.
         layers : tuple of tuple of int
-            Which parameters belong to one layer; all of them, each once.
+            Which parameters belong to one layer; all of them, each once. A layer of none is one without a
+            gradient here.
 
         Returns
         -------
@@ -105,6 +106,8 @@ class PerLayerClipping(_Bound):
         result = torch.empty_like(squared_norms)
         for layer in layers:
             rows = list(layer)
+            if not rows:
+                continue
             result[rows] = _limited(squared_norms[rows].sum(dim=0), self._reachable / len(layers) ** 0.5)
         return result
 
@@ -120,7 +123,7 @@ class AutomaticClipping(_Bound):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("gamma", self.gamma)
+        within("gamma", self.gamma, MIN_CLIP_NORM, MAX_CLIP_NORM)
 
     def factors(self, squared_norms: torch.Tensor, layers: Groups) -> torch.Tensor:
         """C / (norm + gamma), the same for all parameters; see `ClippingRule`."""

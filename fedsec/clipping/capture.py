@@ -16,26 +16,26 @@ Whatever this misses sends a gradient to the parameter itself, where `bookkeepin
 
 from __future__ import annotations
 
+import itertools
 import logging
-import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fedsec.clipping import marks
 from fedsec.clipping.gradients import Dense, Gathered, Outer, Piece, RecordGradients
+from fedsec.clipping.marks import holds_records, tensors_in
 from fedsec.errors import ProtocolError, UnsupportedError
 
 Tensor = torch.Tensor
 _Tree = TypeVar("_Tree")
 
 _LOG = logging.getLogger("fedsec.clipping")
-_MARK = "_fedsec_holds_records"
-_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device)
+_BATCHES = itertools.count(1)
 
 # Arithmetic that broadcasts: a parameter in it may as well come once for each record.
 _BROADCAST = frozenset({
@@ -43,6 +43,9 @@ _BROADCAST = frozenset({
     "__rmul__", "__rtruediv__", "rsub", "multiply", "subtract", "divide", "maximum", "minimum", "where",
     "lerp", "addcmul",
 })  # fmt: skip
+_COPIES = frozenset({"expand", "broadcast_to", "repeat", "tile"})
+# Calls that take no more than a kind or a device from the records that they are given.
+_LIKE = frozenset({"type_as", "to"})
 # Draws of torch's own generator; `F.dropout` and its kin have rules.
 _RANDOM = frozenset({
     "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli",
@@ -109,7 +112,9 @@ class Capture(TorchFunctionMode):
         self._seed = secrets.randbits(63) if seed is None else seed
         self._generators: dict[torch.device, torch.Generator] = {}
         self._told: set[str] = set()
-        self.arrived = 0
+        self._batch = next(_BATCHES)
+        self.listening = False
+        self.arrived = self.taken = 0
 
     # ---- the mode
 
@@ -120,46 +125,44 @@ class Capture(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args, kwargs)
-        if not torch.is_grad_enabled():
-            return self._passed_on(func, args, kwargs)
         rule = RULES.get(func)
-        if rule is not None:
-            out = rule(self, *args, **kwargs)
-        elif name in _RANDOM:
+        if name in _RANDOM and rule is None:
             raise UnsupportedError(
                 f"the model draws from torch's global generator ({name}): draw in the data set, or use "
                 "Dropout"
             )
+        if torch._C._functorch.peek_interpreter_stack() is not None and self._touched(args, kwargs):
+            raise UnsupportedError(f"a parameter within a transform of torch.func ({name}) has no rule")
+        if not torch.is_grad_enabled() and func not in DRAWING:
+            out = func(*args, **kwargs)
+        elif rule is not None:
+            out = rule(self, *args, **kwargs)
         elif name in _MIXING and (name != "batch_norm" or _training(args, kwargs)):
             raise UnsupportedError(_MIXING[name])
         elif self._touched(args, kwargs):
             out = self._unknown(func, name, args, kwargs)
         else:
             out = func(*args, **kwargs)
-        return self._marked(out, args, kwargs)
+        marks.follow(name, out, args, kwargs, self._batch)
+        return out
 
     def _attribute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """`x.shape` as it is; `x.T` like any other call."""
         out = func(*args, **kwargs)
-        if not isinstance(out, Tensor) or not out.requires_grad or out.is_leaf:
-            return self._marked(out, args, kwargs)
-        if self._touched(args, kwargs):
-            out = self._unknown(func, "attribute", args, kwargs)
-        return self._marked(out, args, kwargs)
-
-    def _passed_on(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return self._marked(func(*args, **kwargs), args, kwargs)
-
-    def _marked(self, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What is computed from records holds records."""
-        if any(holds_records(t) for t in tensors_in((args, kwargs))):
-            mark(out)
+        if isinstance(out, Tensor):
+            if out.requires_grad and not out.is_leaf and self._touched(args, kwargs):
+                out = self._unknown(func, "attribute", args, kwargs)
+            marks.follow("attribute", out, args, kwargs, self._batch)
         return out
 
     def _touched(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         return any(id(t) in self._sources for t in tensors_in((args, kwargs)))
 
     # ---- for the rules
+
+    def mark(self, tree: _Tree) -> _Tree:
+        """Say of all tensors in it that they hold records."""
+        return marks.mark(tree, self._batch)
 
     def source(self, tensor: object) -> Source | None:
         """The source that a tensor is, or None."""
@@ -170,25 +173,40 @@ class Capture(TorchFunctionMode):
         return tensor.detach() if id(tensor) in self._sources else tensor
 
     def tap(self, out: Tensor, keep: Sequence[Tensor], use: Callable[..., None]) -> Tensor:
-        """Have `use(gradient, *keep)` called with what arrives at `out`; returns `out`, or its stand-in."""
+        """Have `use(gradient, *keep)` called with what arrives at `out`; returns `out`, or its stand-in.
+
+        Both are widened to float32 where the call ran in less (autocast): norms and sums rest on it.
+        """
+        if not torch.is_grad_enabled():
+            return out
         if not out.requires_grad:
             out = _Anchor.apply(out, self._anchor)  # type: ignore[no-untyped-call]
-        cell = [[t.detach() for t in keep]]
+        cell = [[(t.detach(), t._version) for t in keep]]
 
         def arrived(gradient: Tensor) -> None:
+            if torch.is_grad_enabled():
+                raise UnsupportedError("gradients of gradients (create_graph=True) cannot be split by record")
+            self.arrived += 1
+            if not self.listening:  # the user's own torch.autograd.grad
+                return
             if not cell:
                 raise ProtocolError(
                     "backward went through the same forward pass twice: one backward a micro-batch"
                 )
-            self.arrived += 1
+            self.taken += 1
+            kept = cell.pop()
+            if any(tensor._version != version for tensor, version in kept):
+                raise UnsupportedError("an input of a layer was changed in place after the layer had used it")
             with torch.no_grad():
-                use(gradient, *cell.pop())
+                use(_widened(gradient), *(_widened(tensor) for tensor, _ in kept))
 
         out.register_hook(arrived)  # type: ignore[no-untyped-call]
         return out
 
     def expect(self, *tensors: object) -> None:
         """Say that each of these sources will get one piece more."""
+        if not torch.is_grad_enabled():
+            return
         for tensor in tensors:
             source = self.source(tensor)
             if source is not None:
@@ -223,7 +241,7 @@ class Capture(TorchFunctionMode):
 
     def _unknown(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         tensors = tensors_in((args, kwargs))
-        if not any(holds_records(t) for t in tensors):
+        if name in _LIKE or not any(holds_records(t) for t in tensors):
             return self._derived(func, name, args, kwargs)
         if name in _BROADCAST:
             return self._broadcast(func, args, kwargs)
@@ -234,7 +252,10 @@ class Capture(TorchFunctionMode):
         return self._derived(func, getattr(func, "__name__", "?"), args, kwargs)
 
     def _derived(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if name in ("expand", "repeat") and (copies := self._copies(name, args)) is not None:
+        if (
+            name in ("expand", "broadcast_to", "repeat", "tile")
+            and (copies := self._copies(name, args)) is not None
+        ):
             return copies
         leaves: dict[str, Tensor] = {}
 
@@ -277,30 +298,44 @@ class Capture(TorchFunctionMode):
         if extra not in (0, 1) or (extra == 0 and shape[0] != 1):
             return None
         own = tuple(shape) if extra else tuple(shape[1:])
-        same = own == tuple(sizes[1:]) if name == "expand" else all(size == 1 for size in sizes[1:])
-        if name == "expand" and not same:
-            same = all(size in (-1, kept) for size, kept in zip(sizes[1:], own, strict=True))
-        if not same:
+        allowed = [(-1, kept) if name in ("expand", "broadcast_to") else (1,) for kept in own]
+        if not all(size in sizes_kept for size, sizes_kept in zip(sizes[1:], allowed, strict=True)):
             return None
-        out = source.tensor.detach().expand(self.rows, *own).clone()
+        return self._copied(source, own)
+
+    def _copied(self, source: Source, own: Sequence[int]) -> Tensor:
+        """The tensor once for each record, (rows, *own)."""
         self.expect(source.tensor)
-        target = source.tensor
-        return mark(
-            self.tap(out, (), lambda g: self.add(target, Dense(g.reshape(self.rows, -1), tuple(shape))))
+        target, size = source.tensor, tuple(source.tensor.shape)
+        copies = target.detach().reshape(1, *own).expand(self.rows, *own)
+        return self.mark(
+            self.tap(
+                copies.detach().requires_grad_(),
+                (),
+                lambda gradient: self.add(target, Dense(gradient.reshape(self.rows, -1), size)),
+            )
         )
 
     def _broadcast(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        most = max(t.dim() for t in tensors_in((args, kwargs)) if holds_records(t))
+        held = max((t for t in tensors_in((args, kwargs)) if holds_records(t)), key=Tensor.dim)
 
         def copied(value: Any) -> Any:
             source = self.source(value) if isinstance(value, Tensor) else None
-            return value if source is None else self._once_a_record(source, most)
+            return value if source is None else self.meeting(source, held)
 
         return func(*pytree.tree_map(copied, tuple(args)), **pytree.tree_map(copied, dict(kwargs)))
 
-    def _once_a_record(self, source: Source, dims: int) -> Tensor:
-        """The tensor with a first dimension of records, to meet one of `dims` dimensions in the same way."""
-        shape = tuple(source.tensor.shape)
+    def meeting(self, source: Source, held: Tensor) -> Tensor:
+        """The tensor once for each row of `held`, a tensor of records, to meet it in arithmetic."""
+        dims, shape = held.dim(), tuple(source.tensor.shape)
+        rows = len(held) if dims else 0
+        if rows == 0 or rows % self.rows:
+            raise UnsupportedError(
+                f"the first dimension of what meets a parameter must be the {self.rows} records of the "
+                f"batch, got shape {tuple(held.shape)}"
+            )
+        if source.graph is not None and len(shape) == dims and shape[0] == rows > 1:
+            return self._row_by_row(source)
         if len(shape) == dims and shape[0] == 1:
             shape = shape[1:]
         if len(shape) >= dims:
@@ -309,16 +344,21 @@ class Capture(TorchFunctionMode):
                 "would "
                 "stretch over several of them; give it fewer dimensions"
             )
+        copies = self._copied(source, ((1,) * (dims - 1 - len(shape)) + shape))
+        return copies if rows == self.rows else copies.repeat_interleave(rows // self.rows, 0)
+
+    def _row_by_row(self, source: Source) -> Tensor:
+        """Something of parameters alone that has a row for each record (an initial state of zeros)."""
         self.expect(source.tensor)
         target, size = source.tensor, tuple(source.tensor.shape)
-        stretched = source.tensor.detach().reshape((1,) * (dims - len(shape)) + shape)
-        copies = stretched.expand(self.rows, *stretched.shape[1:])
-        out = self.tap(
-            copies.detach().requires_grad_(),
-            (),
-            lambda gradient: self.add(target, Dense(gradient.reshape(self.rows, -1), size)),
-        )
-        return mark(out)
+
+        def use(gradient: Tensor) -> None:
+            own = gradient.reshape(self.rows, -1)
+            values = own.new_zeros(self.rows, *own.shape)
+            values.diagonal(dim1=0, dim2=1).copy_(own.T)
+            self.add(target, Dense(values.flatten(1), size))
+
+        return self.mark(self.tap(target.detach().requires_grad_(), (), use))
 
     def _each(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The call for each record on its own, as a batch of one."""
@@ -333,7 +373,7 @@ class Capture(TorchFunctionMode):
         for i, value in enumerate(flat):
             source = self.source(value) if isinstance(value, Tensor) else None
             if source is not None:
-                mapped[i] = self._once_a_record(source, source.tensor.dim() + 1)
+                mapped[i] = self._copied(source, tuple(source.tensor.shape))
                 sources.append(i)
             elif isinstance(value, Tensor) and holds_records(value):
                 self.by_record(value.unsqueeze(-1), name)
@@ -347,16 +387,28 @@ class Capture(TorchFunctionMode):
             return func(*arguments, **keywords)
 
         out = torch.func.vmap(one, randomness="error")(*mapped.values())
-        return pytree.tree_map(lambda value: self._flat(value, name), out)
+        plain = [self.plain(value) for value in flat]
+        arguments, keywords = pytree.tree_unflatten(plain, spec)
+        return self._as_called(name, out, func, arguments, keywords)
 
-    def _flat(self, value: Any, name: str) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.dim() < 2:
-            raise UnsupportedError(
-                f"{name} on one record gives no batch of one: it mixes records, or has no batch"
-            )
-        return value.flatten(0, 1)
+    def _as_called(self, name: str, out: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """What came record by record, if the call itself gives the same."""
+        found, spec = pytree.tree_flatten(out)
+        if not name.endswith("_") or name.endswith("__"):  # not twice in place
+            with torch.no_grad():
+                expected = pytree.tree_leaves(func(*args, **kwargs))
+        else:
+            expected = [None] * len(found)
+        flat = []
+        for value, want in zip(found, expected, strict=True):
+            joined = value.flatten(0, 1) if isinstance(value, Tensor) and value.dim() > 1 else value
+            if isinstance(want, Tensor) and not _alike(joined, want):
+                raise UnsupportedError(
+                    f"{name} gives something else for the batch than for its records one by one: it mixes "
+                    "records, or has no batch of them first"
+                )
+            flat.append(joined)
+        return pytree.tree_unflatten(flat, spec)
 
     # ---- after backward
 
@@ -402,27 +454,20 @@ def _refuse_derived(_gradient: Tensor) -> None:
     )
 
 
-def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors in arguments, in lists and dictionaries too."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, (tuple, list)):  # most arguments: without the way through pytree
-        return [tensor for value in tree if not isinstance(value, _PLAIN) for tensor in tensors_in(value)]
-    if isinstance(tree, dict):
-        return tensors_in(list(tree.values()))
-    return [value for value in pytree.tree_leaves(tree) if isinstance(value, Tensor)]
+def _widened(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def holds_records(tensor: Tensor) -> bool:
-    """Whether a tensor was computed from the model's inputs."""
-    return getattr(tensor, _MARK, False)
-
-
-def mark(tree: _Tree) -> _Tree:
-    """Say of all tensors in it that they hold records."""
-    for tensor in tensors_in(tree):
-        setattr(tensor, _MARK, True)
-    return tree
+def _alike(found: Any, expected: Tensor) -> bool:
+    """The same up to rounding."""
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        return False
+    low = expected.dtype in (torch.bfloat16, torch.float16)
+    size = float(expected.detach().abs().amax()) if expected.numel() else 0.0
+    return torch.allclose(
+        found.detach(), expected, rtol=0.0, atol=(0.05 if low else 1e-3) * size, equal_nan=True
+    )
 
 
 def _training(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -430,217 +475,7 @@ def _training(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
 
 
-# ---- rules of single calls
-
-
-def linear(capture: Capture, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: (..., n) to (..., m)."""
-    if capture.source(weight) is None and capture.source(bias) is None:
-        return F.linear(x, weight, bias)
-    if not holds_records(x):
-        return capture.derive(F.linear, x, weight, bias)  # type: ignore[no-any-return]
-    return project(capture, x, weight, bias)
-
-
-def project(
-    capture: Capture, x: Tensor, weight: Tensor, bias: Tensor | None, first: int = 0, count: int | None = None
-) -> Tensor:
-    """Inputs (rows, ..., n) times some rows of a weight (`count` from `first` on), transposed, plus bias."""
-    m = weight.shape[0]
-    chosen = slice(first, m if count is None else first + count)
-    part = None if bias is None else capture.plain(bias)[chosen]
-    out = F.linear(x, capture.plain(weight)[chosen], part)
-    capture.expect(weight, bias)
-    shape, margin = tuple(weight.shape), (first, m - chosen.stop)
-
-    def use(gradient: Tensor, inputs: Tensor) -> None:
-        left = capture.by_record(gradient, "a linear layer")
-        if any(margin):
-            left = F.pad(left, margin)
-        if capture.source(bias) is not None:
-            capture.add(bias, Dense(left[:, 0] if left.shape[1] == 1 else left.sum(dim=1), (m,)))
-        if capture.source(weight) is not None:
-            capture.add(weight, Outer(left, capture.by_record(inputs, "a linear layer"), m, shape))
-
-    return mark(capture.tap(out, [x], use))
-
-
-def matmul(capture: Capture, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
-    """`x @ weight` for a matrix: (..., m) to (..., n)."""
-    if capture.source(weight) is None or weight.dim() != 2 or not holds_records(x) or x.dim() < 2 or options:
-        return _other(capture, torch.matmul, x, weight, **options)  # type: ignore[no-any-return]
-    out = torch.matmul(x, capture.plain(weight))
-    capture.expect(weight)
-
-    def use(gradient: Tensor, inputs: Tensor) -> None:
-        left, right = capture.by_record(inputs, "a product"), capture.by_record(gradient, "a product")
-        capture.add(weight, Outer(left, right, weight.shape[0], tuple(weight.shape)))
-
-    return capture.tap(out, [x], use)
-
-
-def addmm(capture: Capture, bias: Tensor, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
-    """`torch.addmm(bias, x, weight)`, as in GPT-2's Conv1D."""
-    if options or bias.dim() != 1 or not holds_records(x) or capture.source(weight) is None:
-        return _other(capture, torch.addmm, bias, x, weight, **options)  # type: ignore[no-any-return]
-    product = mark(matmul(capture, x, weight))
-    out = product + capture.plain(bias)
-    if capture.source(bias) is None:
-        return out  # type: ignore[no-any-return]
-    capture.expect(bias)
-    size = (len(bias),)
-    return capture.tap(
-        out, (), lambda g: capture.add(bias, Dense(capture.by_record(g, "a product").sum(dim=1), size))
-    )
-
-
-def _other(capture: Capture, func: Any, *args: Any, **kwargs: Any) -> Any:
-    if capture._touched(args, kwargs):
-        return capture._unknown(func, func.__name__, args, kwargs)
-    return func(*args, **kwargs)
-
-
-def embedding(
-    capture: Capture,
-    indices: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Tensor:
-    """`F.embedding`: row numbers (rows, ...) to (rows, ..., n)."""
-    if capture.source(weight) is None:
-        return F.embedding(indices, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-    for name, given in (
-        ("max_norm", max_norm),
-        ("scale_grad_by_freq", scale_grad_by_freq),
-        ("sparse", sparse),
-    ):
-        if given:
-            raise UnsupportedError(
-                f"Embedding({name}={given!r}) depends on the whole batch: leave {name} out"
-            )
-    if not holds_records(indices):
-        return capture.derive(F.embedding, indices, weight, padding_idx)  # type: ignore[no-any-return]
-    out = F.embedding(indices, capture.plain(weight), padding_idx)
-    capture.expect(weight)
-
-    def use(gradient: Tensor, chosen: Tensor) -> None:
-        rows = capture.by_record(chosen.unsqueeze(-1), "an embedding").squeeze(-1)
-        right = capture.by_record(gradient, "an embedding")
-        if padding_idx is not None:
-            right = right * (rows != padding_idx % weight.shape[0]).unsqueeze(-1)
-        capture.add(weight, Outer(rows, right, weight.shape[0], tuple(weight.shape)))
-
-    return capture.tap(out, [indices], use)
-
-
-def layer_norm(
-    capture: Capture, x: Tensor, normalized_shape: Any, weight: Tensor | None = None,
-    bias: Tensor | None = None, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    """`F.layer_norm`."""
-    return _normalized(
-        capture, lambda t, w, b: F.layer_norm(t, normalized_shape, w, b, eps), x, weight, bias, last=True
-    )
-
-
-def rms_norm(
-    capture: Capture, x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
-    """`F.rms_norm`."""
-    return _normalized(
-        capture, lambda t, w, _: F.rms_norm(t, normalized_shape, w, eps), x, weight, None, last=True
-    )
-
-
-def group_norm(
-    capture: Capture, x: Tensor, num_groups: int, weight: Tensor | None = None,
-    bias: Tensor | None = None, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    """`F.group_norm`: channels are the second dimension."""
-    return _normalized(
-        capture, lambda t, w, b: F.group_norm(t, num_groups, w, b, eps), x, weight, bias, last=False
-    )
-
-
-def _normalized(
-    capture: Capture, norm: Callable[..., Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None,
-    *, last: bool,
-) -> Tensor:  # fmt: skip
-    """Affine normalisation: the gradient of the weight is that of the output times the normalised input."""
-    if capture.source(weight) is None and capture.source(bias) is None:
-        return norm(x, weight, bias)
-    if not holds_records(x):
-        raise UnsupportedError(
-            "a normalisation of something that holds no records: freeze it, or compute it once"
-        )
-    out = norm(x, capture.plain(weight), capture.plain(bias))
-    capture.expect(weight, bias)
-
-    def sums(values: Tensor, like: Tensor) -> Dense:
-        """Over all positions of a record that share an element of the parameter."""
-        if last:
-            folded = values.reshape(capture.rows, -1, like.numel()).sum(dim=1)
-        else:
-            folded = values.reshape(capture.rows, -1, like.numel(), math.prod(values.shape[2:])).sum(
-                dim=(1, 3)
-            )
-        return Dense(folded, tuple(like.shape))
-
-    def use(gradient: Tensor, inputs: Tensor) -> None:
-        capture.by_record(gradient, "a normalisation")
-        if capture.source(bias) is not None:
-            capture.add(bias, sums(gradient, bias))  # type: ignore[arg-type]
-        if capture.source(weight) is not None:
-            capture.add(weight, sums(gradient * norm(inputs, None, None), weight))  # type: ignore[arg-type]
-
-    return capture.tap(out, [x], use)
-
-
-def dropout(
-    capture: Capture, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """`F.dropout` with masks from the capture's own generator."""
-    return _dropped(capture, x, p, training, inplace, x.shape)
-
-
-def channel_dropout(
-    capture: Capture, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """`F.dropout1d` to `F.dropout3d`: whole channels."""
-    return _dropped(capture, x, p, training, inplace, (*x.shape[:2], *(1,) * (x.dim() - 2)))
-
-
-def _dropped(
-    capture: Capture, x: Tensor, p: float, training: bool, inplace: bool, shape: Sequence[int]
-) -> Tensor:
-    if not training or p == 0.0:
-        return x
-    keep = torch.empty(shape, dtype=x.dtype, device=x.device)
-    keep.bernoulli_(1.0 - p, generator=capture.generator(x.device))
-    if p < 1.0:
-        keep /= 1.0 - p
-    return x.mul_(keep) if inplace else x * keep
-
-
-RULES: dict[Any, Callable[..., Any]] = {
-    F.linear: linear,
-    torch.matmul: matmul,
-    torch.Tensor.matmul: matmul,
-    torch.Tensor.__matmul__: matmul,
-    torch.mm: matmul,
-    torch.Tensor.mm: matmul,
-    torch.addmm: addmm,
-    F.embedding: embedding,
-    F.layer_norm: layer_norm,
-    F.group_norm: group_norm,
-    F.dropout: dropout,
-    F.dropout1d: channel_dropout,
-    F.dropout2d: channel_dropout,
-    F.dropout3d: channel_dropout,
-}
-if hasattr(F, "rms_norm"):
-    RULES[F.rms_norm] = rms_norm
+# Filled by `rules`, `convolution`, `attention` and `recurrent`.
+RULES: dict[Any, Callable[..., Any]] = {}
+# Those that draw, and so are called where no gradients are asked for, too.
+DRAWING: set[Any] = set()

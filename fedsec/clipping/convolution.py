@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from fedsec.clipping.capture import RULES, holds_records, mark
+from fedsec.clipping.capture import RULES
 from fedsec.clipping.gradients import Dense, Outer, Piece
+from fedsec.clipping.marks import holds_records
 from fedsec.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _convolved(
         if capture.source(weight) is not None:
             capture.add(weight, kernel.piece(capture.rows, inputs, positions))
 
-    return mark(capture.tap(out, [x], use))
+    return capture.mark(capture.tap(out, [x], use))
 
 
 class Kernel:

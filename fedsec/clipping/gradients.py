@@ -38,7 +38,8 @@ from fedsec.errors import InvalidArgumentError, NonFiniteError
 _KEEP = 2
 # How many elements are widened to float64 at a time: they stay in the cache.
 _WIDENED = 2**18
-# Squares are added in the model's precision over so many coordinates, then in float64.
+# Squares are added in the model's precision over so many coordinates (half of that for each of the two sides
+# of a product), then in float64.
 _CHUNK = 128
 _PART = 32  # rows of a sum that are formed at a time
 
@@ -47,7 +48,8 @@ _PART = 32  # rows of a sum that are formed at a time
 # summation.
 BLOCK = 64
 SUM_SLACK = 0.001
-# (128 + 1) 2**-24 / 2 of a norm in float32, and far less for Gram matrices in float64.
+# (128 + 1) 2**-24 / 2 of a norm in float32, twice (64 + 1) 2**-24 / 2 of the product of two, and far less for
+# Gram matrices in float64.
 NORM_SLACK = 2.0**-17
 
 # A record's mass m = sum of |left| |right| over positions bounds what rounding may do to its part of a sum. A
@@ -69,21 +71,16 @@ class Dense:
 
     def squared_norms(self) -> torch.Tensor:
         """Squared L2 norms (rows,), float64."""
-        whole = self.values.shape[1] // _CHUNK * _CHUNK
-        rest = self.values[:, whole:].double().square().sum(dim=1)
-        if not whole:
-            return rest
-        chunks = self.values[:, :whole].view(len(self.values), -1, _CHUNK)
-        norms: torch.Tensor = torch.linalg.vector_norm(chunks, dim=2)
-        return norms.double().square_().sum(dim=1) + rest
+        return _squares(self.values, _CHUNK)
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """The sum of rows times factors (rows,), in the parameter's shape, float64."""
-        narrow = factors.to(self.values.dtype)
-        total = (narrow[:BLOCK] @ self.values[: min(BLOCK, len(factors))]).double()
+        values = _for_products(self.values)
+        narrow = _narrowed(factors, values.dtype)
+        total = (narrow[:BLOCK] @ values[: min(BLOCK, len(factors))]).double()
         for rows in _blocks(len(factors), BLOCK):
             if rows.start:
-                total += narrow[rows] @ self.values[rows]
+                total += narrow[rows] @ values[rows]
         return self._arranged(total.unsqueeze(0))[0]
 
     def terms(self) -> int:
@@ -139,7 +136,7 @@ class Outer:
         size = (self.m, self.right.shape[2])
         if self.right.shape[1] == 1 and not self.unit and len(factors):
             total = self.right.new_empty(size, dtype=torch.float64)
-            self._write_single(total, factors.to(self.right.dtype))
+            self._write_single(total, factors)
         else:
             total = self.right.new_zeros(size, dtype=torch.float64)
             self._add_all(total, factors)
@@ -147,11 +144,13 @@ class Outer:
 
     def _write_single(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """One position: nothing can cancel within a record."""
-        left = (self.left[: len(factors), 0] * factors.unsqueeze(1)).T.contiguous()
+        every = _for_products(self.right[:, 0])
+        narrow = _narrowed(factors, every.dtype)
+        left = (self.left[: len(factors), 0].to(every.dtype) * narrow.unsqueeze(1)).T.contiguous()
         for part in _blocks(self.m, _PART):  # so that what is added to stays in the cache
             chosen, some = total[part], left[part]
             for rows in _blocks(len(factors), BLOCK):
-                block = some[:, rows] @ self.right[rows, 0]
+                block = some[:, rows] @ every[rows]
                 if rows.start:
                     chosen += block
                 else:
@@ -210,7 +209,7 @@ def _added(pieces: Sequence[Dense]) -> Dense:
     total = pieces[0].arranged().clone()
     for piece in pieces[1:]:
         total += piece.arranged()
-    return Dense(total.flatten(1), tuple(total.shape[1:]))
+    return Dense(total.reshape(len(total), -1), tuple(total.shape[1:]))
 
 
 def _joined(outers: Sequence[Outer]) -> list[Outer]:
@@ -231,8 +230,8 @@ def _ghost_norms(outers: Sequence[Outer]) -> torch.Tensor:
     """Squared norms of sums of outer products: the sum of <left_s, left_t> <right_s, right_t> [LTLH22]."""
     first = outers[0]
     if len(outers) == 1 and first.right.shape[1] == 1:
-        squares = _squares(first.right[:, 0])
-        return squares if first.unit else squares * _squares(first.left[:, 0])
+        squares = _squares(first.right[:, 0], _CHUNK // 2)
+        return squares if first.unit else squares * _squares(first.left[:, 0], _CHUNK // 2)
     total = torch.zeros(len(first.left), dtype=torch.float64, device=first.right.device)
     size = sum(outer.left[0].numel() + outer.right[0].numel() for outer in outers)
     for rows in _blocks(len(first.left), max(1, _WIDENED // size)):
@@ -271,8 +270,33 @@ def _lengths(side: torch.Tensor) -> torch.Tensor:
     return squares.sqrt()
 
 
-def _squares(values: torch.Tensor) -> torch.Tensor:
-    return Dense(values, tuple(values.shape[1:])).squared_norms()
+def _squares(values: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Squared L2 norms (rows,) of (rows, d), float64."""
+    whole = values.shape[1] // chunk * chunk
+    rest = values[:, whole:].double().square().sum(dim=1)
+    if not whole:
+        return rest
+    chunks = values[:, :whole].unflatten(1, (-1, chunk))
+    norms: torch.Tensor = torch.linalg.vector_norm(chunks, dim=2)
+    return norms.double().square_().sum(dim=1) + rest
+
+
+def _narrowed(factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Factors in the model's precision; those too small for a normal number, of absurd gradients, are 0."""
+    return torch.where(factors < torch.finfo(dtype).tiny, 0.0, factors).to(dtype)
+
+
+def _for_products(values: torch.Tensor) -> torch.Tensor:
+    """In float64, where torch was told to multiply float32 matrices with fewer bits."""
+    return values.double() if _reduced_precision() else values
+
+
+def _reduced_precision() -> bool:
+    try:
+        settings = [getattr(torch.backends, name).matmul.fp32_precision for name in ("mkldnn", "cuda")]
+    except AttributeError:  # torch before 2.9
+        return torch.get_float32_matmul_precision() != "highest"
+    return any(setting in ("bf16", "tf32") for setting in settings)
 
 
 def _blocks(count: int, step: int) -> Iterator[slice]:

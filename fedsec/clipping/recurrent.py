@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedsec.clipping.capture import RULES, dropout, mark, project
+from fedsec.clipping.capture import DRAWING, RULES
+from fedsec.clipping.rules import dropout, project
 from fedsec.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def _layers(
         for direction in range(directions):
             k = layer * directions + direction
             own, state = weights[k * each : (k + 1) * each], tuple(part[k] for part in initial)
-            sequence, state = _run(capture, cell, mark(out), state, own, has_biases, backwards=direction == 1)
+            sequence, state = _run(
+                capture, cell, capture.mark(out), state, own, has_biases, backwards=direction == 1
+            )
             sides.append(sequence)
             last.append(state)
         out = torch.cat(sides, dim=-1)
@@ -97,13 +100,45 @@ def _run(
     inputs = project(capture, x, w_ih, b_ih)
     outputs: list[Tensor] = []
     for t in range(x.shape[1])[:: -1 if backwards else 1]:
-        hidden = project(capture, mark(state[0].contiguous()), w_hh, b_hh)
+        hidden = project(capture, capture.mark(state[0].contiguous()), w_hh, b_hh)
         state = cell(inputs[:, t], hidden, state)
         if projection is not None:
-            state = (project(capture, mark(state[0]), projection, None), *state[1:])
+            state = (project(capture, capture.mark(state[0]), projection, None), *state[1:])
         outputs.append(state[0])
     return torch.stack(outputs[:: -1 if backwards else 1], dim=1), state
 
 
-for _name, _rule in {"lstm": lstm, "gru": gru, "rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu}.items():
-    RULES[getattr(torch._VF, _name)] = _rule
+def lstm_cell(capture: Capture, x: Tensor, hx: State, *weights: Any) -> State:
+    """`torch._VF.lstm_cell`."""
+    return _lstm_cell(*_sides(capture, x, hx[0], *weights), hx)[:2]
+
+
+def gru_cell(capture: Capture, x: Tensor, hx: Tensor, *weights: Any) -> Tensor:
+    """`torch._VF.gru_cell`."""
+    return _gru_cell(*_sides(capture, x, hx, *weights), (hx,))[0]
+
+
+def rnn_tanh_cell(capture: Capture, x: Tensor, hx: Tensor, *weights: Any) -> Tensor:
+    """`torch._VF.rnn_tanh_cell`."""
+    return torch.tanh(torch.add(*_sides(capture, x, hx, *weights)))
+
+
+def rnn_relu_cell(capture: Capture, x: Tensor, hx: Tensor, *weights: Any) -> Tensor:
+    """`torch._VF.rnn_relu_cell`."""
+    return torch.relu(torch.add(*_sides(capture, x, hx, *weights)))
+
+
+def _sides(
+    capture: Capture, x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What a cell adds up, of inputs and hidden states (rows, features)."""
+    return (
+        project(capture, capture.mark(x), w_ih, b_ih),
+        project(capture, capture.mark(hidden), w_hh, b_hh),
+    )
+
+
+for _rule in (lstm, gru, rnn_tanh, rnn_relu, lstm_cell, gru_cell, rnn_tanh_cell, rnn_relu_cell):
+    RULES[getattr(torch._VF, _rule.__name__)] = _rule
+DRAWING.update(getattr(torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))

@@ -61,7 +61,8 @@ class Privacy:
         self._steps = 0
         self._rule = plan.rule  # of the coming step
         self._balance = 0.0  # records within the bound, less half of all
-        self._trial: _Trial | None = _Trial()
+        self._tried: set[int] = set()  # sizes of micro-batches
+        self._trial: _Trial | None = None
         self._current: MicroBatch | None = None
         self._collected = self._stepped = False
         self._sums: dict[str, torch.Tensor] = {}
@@ -131,9 +132,9 @@ class Privacy:
 
         Yields
         ------
-        Batches as `collate_fn` makes them. The very first epoch begins with two micro-batches on trial, of
-        which nothing is kept: one record is replaced in the second, and no other record's gradient may
-        change.
+        Batches as `collate_fn` makes them. The first epoch with micro-batches of a size begins with two to
+        four of them on trial, of which nothing is kept: one record is replaced in those after the first, and
+        no other record's gradient may change.
 
         Raises
         ------
@@ -145,7 +146,8 @@ class Privacy:
         self._require_usable()
         rows = self._rows(max_physical_batch_size)
         if self._trial is not None:
-            self._forget()  # a trial may be left
+            self._trial = None  # a trial may be left
+            self._forget()
         if not self._settled():
             raise ProtocolError(
                 "the last step is not finished: optimizer.step() on its last micro-batch is due"
@@ -161,7 +163,7 @@ class Privacy:
         return min(_ROWS, expected) if given is None else whole("max_physical_batch_size", given, minimum=1)
 
     def _batches(self, rows: int, fetch: _Fetch, number: int) -> Iterator[Any]:
-        if self._trial is not None:
+        if rows not in self._tried:
             yield from self._on_trial(rows, fetch)
         first = self._steps % self._plan.steps_an_epoch
         left = self._plan.planned_steps - self._steps
@@ -190,6 +192,7 @@ class Privacy:
                 self._begin(MicroBatch(chosen[:rows], rows, is_last=False), seed=self._trial.seed)
                 yield part
             self._settle()
+        self._tried.add(rows)
         self._trial = None
         self._current = None
 
@@ -200,7 +203,7 @@ class Privacy:
             if self._current.is_last and not self._stepped:
                 raise ProtocolError("optimizer.step() was not called on the last micro-batch of a step")
         self._current, self._collected, self._stepped = micro, False, False
-        self._keeper.begin(micro.rows, seed=seed)
+        self._keeper.begin(micro.rows, seed=seed, plain_backward=self._reduction is not None)
 
     def _finish_last(self) -> None:
         """An epoch that is read to its end has had its last step."""

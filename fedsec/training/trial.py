@@ -22,30 +22,48 @@ SPARE, _VARIANTS = 8, 3
 
 
 def variants(batch: Any, rows: int) -> list[Any]:
-    """From more than `rows` records: the first `rows`, and the same with row 0 replaced, several times.
+    """From `rows` + `SPARE` records: the first `rows`, and the same with row 0 replaced, several times.
 
     Those that replace it have targets (the last tensor with records counts as that) that differ from the one
     replaced and from each other: by that a mean with weights shows.
     """
-    size = max(
-        (len(t) for t in pytree.tree_leaves(batch) if isinstance(t, torch.Tensor) and t.dim()), default=0
-    )
-    tensors = [t for t in pytree.tree_leaves(batch) if _has_records(t, size)]
-    spare = list(range(rows, size))
+    size = rows + SPARE
+
+    def has_records(leaf: Any) -> bool:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.dim() > 0 and len(leaf) == size
+        return type(leaf) in (list, tuple) and len(leaf) == size and not all(map(has_records, leaf))
+
+    leaves, spec = pytree.tree_flatten(batch, is_leaf=has_records)
+    held = [leaf for leaf in leaves if has_records(leaf)]
+    if not held:
+        raise UnsupportedError(
+            f"a batch of {size} records holds nothing with {size} records first, so the trial cannot replace "
+            "one: collate_fn must give tensors (or lists) with one row a record"
+        )
+    tensors = [leaf for leaf in held if isinstance(leaf, torch.Tensor)]
+    spare = range(rows, size)
     chosen = _different(tensors[-1], spare) if tensors else []
+    other = [i for i in spare if any(not _equal(leaf[i], leaf[0]) for leaf in held)]
 
     def with_first(i: int) -> Any:
-        order = torch.tensor([i, *range(1, rows)])
-        return pytree.tree_map(lambda leaf: leaf[order] if _has_records(leaf, size) else leaf, batch)
+        order = [i, *range(1, rows)]
+        return pytree.tree_unflatten([_chosen(f, order) if has_records(f) else f for f in leaves], spec)
 
-    return [with_first(i) for i in (0, *(chosen or spare[:1]))]
-
-
-def _has_records(leaf: Any, count: int) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and len(leaf) == count
+    return [with_first(i) for i in (0, *(chosen or other[:1] or spare[:1]))]
 
 
-def _different(targets: torch.Tensor, spare: list[int]) -> list[int]:
+def _chosen(leaf: Any, order: list[int]) -> Any:
+    return leaf[order] if isinstance(leaf, torch.Tensor) else type(leaf)(leaf[i] for i in order)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other) and isinstance(one, (str, bytes, int, float)) and one == other
+
+
+def _different(targets: torch.Tensor, spare: range) -> list[int]:
     """A few of the spare records, none with the target of row 0 or of another one."""
     kept = [0]
     for i in spare:

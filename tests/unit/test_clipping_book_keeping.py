@@ -90,6 +90,7 @@ def test_slacks_are_what_the_error_bounds_say():
     u = 2.0**-24
     assert 4 * BLOCK * (BLOCK + 1) * u * (1 + 2 * (BLOCK + 1) * u) <= SUM_SLACK
     assert (128 + 1) * u / 2 <= NORM_SLACK
+    assert 2 * (64 + 1) * u / 2 <= NORM_SLACK  # the product of two norms
     assert 2 * MAX_TERMS * 2.0**-53 * 2.0**8 <= 2.0**-20
 
 
@@ -505,6 +506,7 @@ def test_calls_out_of_turn():
     keeper.begin(2)
     with pytest.raises(ProtocolError, match="no backward"):
         keeper.collect()
+    keeper.begin(2, plain_backward=True)
     losses = loss(model(torch.randn(2, 4)))
     losses.sum().backward(retain_graph=True)
     with pytest.raises(ProtocolError, match="twice"):
