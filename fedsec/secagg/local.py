@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from time import perf_counter
@@ -58,33 +58,13 @@ def aggregate(
 ) -> Outcome:
     """Runs the protocol over all of `vectors`, by client id: (d,) integers as for `Client.submit`.
 
-    `dropped` says which clients never send the message of which phase, nor any later one: "advertise",
-    "reveal", "share", "upload", "agree" or "unmask". Without `parameters` the session is set up for a
-    twentieth of the clients corrupt and a tenth lost, or as many as `dropped` names if that is more and
-    feasible at all. Identities are made on the spot. Too few that are left raise `AggregationAborted`.
+    `dropped`, `parameters` and the rest are those of `LocalSession`. Too few that are left raise
+    `AggregationAborted`.
     """
-    silent_in = _schedule(dropped or {}, vectors)
-    chosen = parameters or default_parameters(len(_ids(vectors)), len(silent_in))
-    identities = {client: Identity.new() for client in _ids(vectors)} if profile == "authenticated" else {}
-    session = _Session(vectors, silent_in, identities)
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        config = Config(
-            session_id=os.urandom(32),
-            round_id=0,
-            participants={i: one.public_key for i, one in identities.items()} or _ids(vectors),
-            vector_length=_length(vectors),
-            parameters=chosen,
-            modulus_bits=modulus_bits,
-            prg=prg,
-            model_digest=bytes(32),
-            profile=profile,
-        )
-        try:
-            return session.run(config, attempt)
-        except CommitteeLostError:
-            if attempt == MAX_ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
+    session = LocalSession(_ids(vectors), _length(vectors), modulus_bits, dropped, parameters, prg, profile)
+    for client in session.awaited:
+        session.upload(client, vectors[client])
+    return session.finish()
 
 
 def default_parameters(num_clients: int, num_dropped: int = 0) -> Parameters:
@@ -108,65 +88,142 @@ def _recommend(num_clients: int, lost: int) -> Parameters:
     return recommend(num_clients=num_clients, corrupt_fraction=_CORRUPT, dropout_fraction=fraction)
 
 
-@dataclass(frozen=True, repr=False)
-class _Session:
-    vectors: Mapping[int, npt.NDArray[Any]]
-    silent_in: Mapping[int, Phase]
-    identities: Mapping[int, Identity]
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
-    sent: dict[int, int] = field(default_factory=dict)
+class LocalSession:
+    """A session whose uploads come one at a time: each vector is masked, added to the sum and let go of.
 
-    def run(self, config: Config, attempt: int) -> Outcome:
-        """One session; the seconds and bytes of attempts before it stay on the account."""
-        server, clients = Server(config), self._clients(config)
-        inbox = dict.fromkeys(clients, b"")
-        for phase in phases(config):
-            inbox = self._phase(phase, server, clients, inbox)
-        dropped = {client: str(phase.value) for client, phase in server.dropped.items()}
-        most = max(self.sent.values())
-        return Outcome(server.result(), server.survivors, dropped, self.seconds, most, attempt)
+    Parameters
+    ----------
+    client_ids : collection of int
+    vector_length : int
+    modulus_bits : int
+    dropped : mapping of client ids to phases, optional
+        Which clients never send the message of which phase, nor any later one: "advertise", "reveal",
+        "share", "upload", "agree" or "unmask". Who is awaited and never uploads is lost at "upload" anyway.
+    parameters : Parameters, optional
+        By default for a twentieth of the clients corrupt and a tenth lost, or as many as `dropped` names if
+        that is more and feasible at all.
+    prg, profile : str
+        As for `Config`. Identities are made on the spot.
 
-    def _clients(self, config: Config) -> dict[int, Client]:
-        if not self.identities:
-            return {client: Client(config, client) for client in config.ids}
-        p, store = config.parameters, SessionStore.in_memory()
-        policy = Policy(p.max_corrupt, p.min_survivors, p.privacy_bits)
-        return {
-            client: Client(config, client, identity, policy=policy, store=store)
-            for client, identity in self.identities.items()
-        }
+    Raises
+    ------
+    AggregationAborted
+        Too few clients are left: from the constructor in the phases before the upload, from `finish` later.
+    """
 
-    def _phase(
-        self, phase: Phase, server: Server, clients: Mapping[int, Client], inbox: Mapping[int, bytes]
-    ) -> dict[int, bytes]:
-        at_work = [client for client in inbox if not self._is_silent(client, phase)]
-        client_seconds = server_seconds = 0.0
-        for client in at_work:
-            started = perf_counter()
-            message = self._answer(phase, clients[client], inbox[client])
-            answered = perf_counter()
-            server.receive(client, message)
-            client_seconds += answered - started
-            server_seconds += perf_counter() - answered
-            self.sent[client] = self.sent.get(client, 0) + len(message)
+    def __init__(
+        self,
+        client_ids: Collection[int],
+        vector_length: int,
+        modulus_bits: int = 32,
+        dropped: Mapping[int, str] | None = None,
+        parameters: Parameters | None = None,
+        prg: str = "chacha20",
+        profile: str = "authenticated",
+    ) -> None:
+        self._silent_in = _schedule(dropped or {}, client_ids)
+        self._seconds: dict[str, dict[str, float]] = {}
+        self._sent: dict[int, int] = {}
+        chosen = parameters or default_parameters(len(client_ids), len(self._silent_in))
+        made = {client: Identity.new() for client in client_ids} if profile == "authenticated" else {}
+        for self._attempt in range(1, MAX_ATTEMPTS + 1):
+            config = Config(
+                session_id=os.urandom(32),
+                round_id=0,
+                participants={i: one.public_key for i, one in made.items()} or tuple(client_ids),
+                vector_length=vector_length,
+                parameters=chosen,
+                modulus_bits=modulus_bits,
+                prg=prg,
+                model_digest=bytes(32),
+                profile=profile,
+            )
+            try:
+                self._open(config, made)
+            except CommitteeLostError:
+                if self._attempt == MAX_ATTEMPTS:
+                    raise
+            else:
+                return
+
+    @property
+    def awaited(self) -> tuple[int, ...]:
+        """The clients whose upload is still to come, ascending."""
+        return tuple(client for client in sorted(self._inbox) if not self._is_silent(client, Phase.UPLOAD))
+
+    def lose(self, client: int, phase: str) -> None:
+        """Says late that a client is lost in a phase that is still to come."""
+        self._silent_in |= _schedule({client: phase}, self._clients)
+
+    def upload(self, client: int, vector: npt.NDArray[np.integer[Any]]) -> None:
+        """The upload of a client that is awaited: (vector_length,) integers, as for `Client.submit`."""
+        if client not in self._inbox or self._is_silent(client, Phase.UPLOAD):
+            raise InvalidArgumentError(f"client must be one whose upload is awaited, got {client}")
         started = perf_counter()
-        answers = server.close_phase()
-        server_seconds += perf_counter() - started
-        spent = self.seconds.setdefault(phase.value, {"client": 0.0, "server": 0.0})
-        spent["client"] += client_seconds / max(1, len(at_work))
-        spent["server"] += server_seconds
+        self._clients[client].submit(vector)
+        self._answer(Phase.UPLOAD, client, self._inbox[client], started)
+        del self._inbox[client]
+        self._num_uploads += 1
+
+    def finish(self) -> Outcome:
+        """The phases after the upload, and what came of all."""
+        inbox = self._close(Phase.UPLOAD, self._num_uploads)
+        for phase in self._phases[self._phases.index(Phase.UPLOAD) + 1 :]:
+            inbox = self._phase(phase, inbox)
+        server = self._server
+        dropped = {client: str(phase.value) for client, phase in server.dropped.items()}
+        most = max(self._sent.values())
+        return Outcome(server.result(), server.survivors, dropped, self._seconds, most, self._attempt)
+
+    def _open(self, config: Config, identities: Mapping[int, Identity]) -> None:
+        """One session; the seconds and bytes of attempts before it stay on the account."""
+        self._server, self._clients = Server(config), _clients(config, identities)
+        self._phases, self._num_uploads, self._busy = phases(config), 0, 0.0
+        inbox = dict.fromkeys(self._clients, b"")
+        for phase in self._phases[: self._phases.index(Phase.UPLOAD)]:
+            inbox = self._phase(phase, inbox)
+        self._inbox = inbox
+
+    def _phase(self, phase: Phase, inbox: Mapping[int, bytes]) -> dict[int, bytes]:
+        at_work = [client for client in inbox if not self._is_silent(client, phase)]
+        for client in at_work:
+            self._answer(phase, client, inbox[client], perf_counter())
+        return self._close(phase, len(at_work))
+
+    def _answer(self, phase: Phase, client: int, message: bytes, started: float) -> None:
+        party = self._clients[client]
+        answer = party.start() if phase is Phase.ADVERTISE else cast(bytes, party.receive(message))
+        answered = perf_counter()
+        self._server.receive(client, answer)
+        self._busy += answered - started
+        self._seconds_of(phase)["server"] += perf_counter() - answered
+        self._sent[client] = self._sent.get(client, 0) + len(answer)
+
+    def _close(self, phase: Phase, num_at_work: int) -> dict[int, bytes]:
+        started = perf_counter()
+        answers = self._server.close_phase()
+        self._seconds_of(phase)["server"] += perf_counter() - started
+        self._seconds_of(phase)["client"] += self._busy / max(1, num_at_work)
+        self._busy = 0.0
         return answers
 
+    def _seconds_of(self, phase: Phase) -> dict[str, float]:
+        return self._seconds.setdefault(phase.value, {"client": 0.0, "server": 0.0})
+
     def _is_silent(self, client: int, phase: Phase) -> bool:
-        last = self.silent_in.get(client)
+        last = self._silent_in.get(client)
         return last is not None and PHASES.index(phase) >= PHASES.index(last)
 
-    def _answer(self, phase: Phase, client: Client, message: bytes) -> bytes:
-        if phase is Phase.ADVERTISE:
-            return client.start()
-        if phase is Phase.UPLOAD:
-            client.submit(self.vectors[client.client_id])
-        return cast(bytes, client.receive(message))
+
+def _clients(config: Config, identities: Mapping[int, Identity]) -> dict[int, Client]:
+    if not identities:
+        return {client: Client(config, client) for client in config.ids}
+    p, store = config.parameters, SessionStore.in_memory()
+    policy = Policy(p.max_corrupt, p.min_survivors, p.privacy_bits)
+    return {
+        client: Client(config, client, identity, policy=policy, store=store)
+        for client, identity in identities.items()
+    }
 
 
 def _ids(vectors: object) -> tuple[int, ...]:
@@ -182,13 +239,13 @@ def _length(vectors: Mapping[int, npt.NDArray[Any]]) -> int:
     return int(np.size(next(iter(vectors.values())))) if vectors else 1
 
 
-def _schedule(dropped: object, vectors: Mapping[int, object]) -> dict[int, Phase]:
+def _schedule(dropped: object, client_ids: Collection[int]) -> dict[int, Phase]:
     if not isinstance(dropped, Mapping):
         raise InvalidTypeError(f"dropped must be a mapping of client ids to phases, got {dropped!r}")
     allowed = [phase.value for phase in PHASES]
     for client, phase in dropped.items():
-        if client not in vectors:
-            raise InvalidArgumentError(f"dropped must name clients that have vectors, got {client}")
+        if client not in client_ids:
+            raise InvalidArgumentError(f"dropped must name clients of the session, got {client}")
         if phase not in allowed:
             raise InvalidArgumentError(f"dropped[{client}] must be one of {allowed}, got {phase!r}")
     return {client: Phase(phase) for client, phase in dropped.items()}

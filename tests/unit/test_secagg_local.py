@@ -5,7 +5,7 @@ import pytest
 
 from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.secagg import Parameters, aggregate, centre, recommend
-from fedsec.secagg.local import default_parameters
+from fedsec.secagg.local import LocalSession, default_parameters
 
 VECTORS = {i: np.arange(5) * i - 7 for i in range(1, 11)}
 
@@ -95,7 +95,7 @@ def test_the_semi_honest_profile():
         ({"modulus_bits": 65}, "modulus_bits"),
         ({"parameters": Parameters(3, 1, 0, 2, 2, 3)}, "for the 10 participants"),
         ({"profile": "trusting"}, "profile must be one of"),
-        ({"dropped": {11: "upload"}}, "dropped must name clients that have vectors, got 11"),
+        ({"dropped": {11: "upload"}}, "dropped must name clients of the session, got 11"),
         ({"dropped": {1: "training"}}, r"dropped\[1\] must be one of .*, got 'training'"),
         ({"dropped": {1: "done"}}, "dropped"),
         ({"prg": "none"}, "prg"),
@@ -124,3 +124,29 @@ def test_two_clients_are_refused():
 def test_wrong_types_are_refused(vectors):
     with pytest.raises(InvalidTypeError):
         aggregate(vectors)
+
+
+def test_uploads_one_at_a_time():
+    """Nothing of a vector is kept; who never uploads is lost at the upload."""
+    session = LocalSession(range(1, 11), 5, dropped={2: "share", 8: "unmask"})
+    assert session.awaited == (1, 3, 4, 5, 6, 7, 8, 9, 10)
+    vector = np.empty(5, np.int64)
+    for client in session.awaited[1:]:
+        vector[:] = VECTORS[client]
+        session.upload(client, vector)
+        vector[:] = 10**6
+    session.lose(9, "unmask")
+    outcome = session.finish()
+    assert outcome.dropped == {1: "upload", 2: "share", 8: "unmask", 9: "unmask"}
+    assert outcome.survivors == (3, 4, 5, 6, 7, 8, 9, 10)
+    assert centre(outcome.sum, 32).tolist() == sum(VECTORS[i] for i in outcome.survivors).tolist()
+
+
+def test_uploads_that_are_not_awaited_are_refused():
+    session = LocalSession(range(1, 11), 5, dropped={3: "upload"})
+    session.upload(1, VECTORS[1])
+    for client in (1, 3, 77):
+        with pytest.raises(InvalidArgumentError, match=f"awaited, got {client}"):
+            session.upload(client, VECTORS[1])
+    with pytest.raises(InvalidArgumentError, match="dropped must name clients"):
+        session.lose(77, "unmask")
