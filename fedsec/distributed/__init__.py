@@ -13,11 +13,13 @@ References
         Aggregation. ICML 2021 (arXiv 2102.06387).
 """
 
+from fedsec.distributed.budget import ClientBudget
 from fedsec.distributed.encoding import ClientEncoding, GridEncoding, record_granularity
 from fedsec.distributed.plan import Cohort, Plan, plan_clients, plan_records
 from fedsec.distributed.shares import DiscreteGaussianShares, SkellamShares
 
 __all__ = [
+    "ClientBudget",
     "ClientEncoding",
     "Cohort",
     "DiscreteGaussianShares",

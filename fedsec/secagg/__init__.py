@@ -14,7 +14,7 @@ References
 """
 
 from fedsec.secagg._machine import AFTER_UPLOAD, PHASES, Phase
-from fedsec.secagg.client import Client
+from fedsec.secagg.client import Budget, Client
 from fedsec.secagg.config import Config, Policy
 from fedsec.secagg.directory import Directory
 from fedsec.secagg.enrolment import Enrolment, Rotation
@@ -31,6 +31,7 @@ from fedsec.secagg.store import SessionStore
 __all__ = [
     "AFTER_UPLOAD",
     "PHASES",
+    "Budget",
     "Client",
     "Config",
     "Directory",

@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +48,30 @@ _STEPS: dict[Phase, Callable[[Me, Any, bytes], Answer]] = {
 }
 _STATES = {
     state.__name__: state
-    for state in (State, steps.Advertised, steps.Shared, steps.Delivered, steps.Uploaded)
+    for state in (
+        State,
+        steps.Advertised,
+        steps.Shared,
+        steps.Delivered,
+        steps.Uploaded,
+        steps.Opened,
+    )
 }
+
+
+class Budget(Protocol):
+    """What a client asks before it lets out what could tell its vector; whatever it raises ends the session.
+
+    `fedsec.distributed.ClientBudget` is one.
+    """
+
+    def reserve(self, config: Config, /) -> None:
+        """Asked once, before any of the upload leaves: the others can open its mask without this client."""
+        ...
+
+    def settle(self, config: Config, survivors: tuple[int, ...], /) -> None:
+        """Asked once, before a share leaves: enough clients have signed that the sum is over these."""
+        ...
 
 
 class Client(Unpicklable):
@@ -72,6 +94,8 @@ class Client(Unpicklable):
         The least that this client accepts; its own, never the server's.
     store : SessionStore
         Where this client records what it lets out; one that survives the process, but for simulations.
+    budget : Budget, optional
+        Asked before the upload and before a share leaves, after the store has granted it.
     insecure_randomness : function from a length to bytes, optional
         Replaces the operating system's generator; for known-answer tests only.
 
@@ -94,6 +118,7 @@ class Client(Unpicklable):
         *,
         policy: Policy | None = None,
         store: SessionStore | None = None,
+        budget: Budget | None = None,
         insecure_randomness: Randomness | None = None,
     ) -> None:
         if not isinstance(config, Config):
@@ -104,6 +129,7 @@ class Client(Unpicklable):
         self._policy = _accept(config, policy)
         self._me = Me(config, number, _signer(config, number, identity), insecure_randomness)
         self._store = _session_store(config, store)
+        self._budget = budget
         self._phase = Phase.ADVERTISE
         self._state = State()
         self._vector: npt.NDArray[Any] | None = None
@@ -119,6 +145,11 @@ class Client(Unpicklable):
     def client_id(self) -> int:
         """The id under which the server knows this client."""
         return self._me.client_id
+
+    @property
+    def config(self) -> Config:
+        """What this session was made with, and the model bound to it since."""
+        return self._me.config
 
     @property
     def phase(self) -> Phase:
@@ -230,14 +261,18 @@ class Client(Unpicklable):
         *,
         policy: Policy | None = None,
         store: SessionStore | None = None,
+        budget: Budget | None = None,
     ) -> Client:
-        """Goes on with a session that `to_bytes` saved, with the store that it had.
+        """Goes on with a session that `to_bytes` saved, with the store and the budget that it had.
 
         Of several copies only the one that answers a phase first gets to answer it. The others are refused
         by the store, and abort.
         """
-        config, model, number, phase, state, fields, vector = snapshot.unseal(key, "client", data)
-        client = cls(decode_config(config), number, identity, policy=policy, store=store)
+        saved = snapshot.unseal(key, "client", data)
+        config, model, number, phase, state, fields, vector, has_budget = saved
+        if has_budget and budget is None:
+            raise InvalidTypeError("budget must be the one that the session was made with, got None")
+        client = cls(decode_config(config), number, identity, policy=policy, store=store, budget=budget)
         if model is not None and client._me.config.model_digest is None:
             client.bind_model(model)
         client._phase = Phase(phase)
@@ -253,7 +288,7 @@ class Client(Unpicklable):
         vector = None if self._vector is None else self._vector.tobytes()
         model = config.model_digest
         where = (self.client_id, self._phase.value, type(state).__name__)
-        return (config.to_bytes(), model, *where, fields, vector)
+        return (config.to_bytes(), model, *where, fields, vector, self._budget is not None)
 
     @property
     def _key(self) -> bytes:
@@ -337,7 +372,7 @@ class Client(Unpicklable):
             self._enter(answer.state)
             return None
         with wiping_on_error(answer.state):
-            self._claim()
+            self._claim(answer.state)
             message = self._frame(answer.kind, answer.body, answer.tail)
         self._enter(answer.state)
         self._phase = after(self._me.config, self._phase)
@@ -347,7 +382,8 @@ class Client(Unpicklable):
             self._store.end_session(self._key, self._me.config.session_id)
         return message
 
-    def _claim(self) -> None:
+    def _claim(self, following: State) -> None:
+        """Before anything of this phase leaves: the store grants it once, and then the budget pays for it."""
         config, uploads = self._me.config, self._phase is Phase.UPLOAD
         if self._phase is Phase.ADVERTISE:
             return self._store.open_session(self._key, config.session_id, config.round_id, MAX_ATTEMPTS)
@@ -357,6 +393,12 @@ class Client(Unpicklable):
             # Another copy has answered already: this one is out, and the session is the other's.
             self._is_latest = False
             raise
+        if self._budget is None:
+            return
+        if uploads:
+            self._budget.reserve(config)
+        elif isinstance(following, steps.Opened):
+            self._budget.settle(config, following.survivors)
 
     def _upload_submitted(self, residues: npt.NDArray[Any]) -> bytes:
         delivered = cast(steps.Delivered, self._state)
@@ -372,7 +414,7 @@ class Client(Unpicklable):
             with self._own_turn():
                 self._require_delivered()
                 with self._aborting():
-                    self._claim()
+                    self._claim(self._state)
                     delivered = cast(steps.Delivered, self._state)
                     collected = masking.collected(self._me.config, steps.mask_terms(self._me, delivered))
                     terms = kept.enter_context(collected)

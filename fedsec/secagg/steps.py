@@ -123,6 +123,13 @@ class Uploaded(Linked):
     survivors: tuple[int, ...]
 
 
+@dataclass(frozen=True, repr=False)
+class Opened(State):
+    """Nothing is left to keep secret; the shares that were opened are for a sum over these survivors."""
+
+    survivors: tuple[int, ...]
+
+
 class Answer(NamedTuple):
     """What a step makes: the body of the answer, if there is one, and the next state.
 
@@ -243,7 +250,7 @@ def unmask(me: Me, state: Uploaded, body: bytes) -> Answer:
             shares[peer] = Unmasking(ShareOf.SELF_MASK, state.self_mask_shares[peer])
         else:
             shares[peer] = Unmasking(ShareOf.MASK_KEY, state.mask_key_shares[peer])
-    return Answer(Kind.UNMASK, messages.encode_unmask(shares), State())
+    return Answer(Kind.UNMASK, messages.encode_unmask(shares), Opened(survivors))
 
 
 # --- what a client verifies ---

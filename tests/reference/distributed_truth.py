@@ -1,4 +1,4 @@
-"""What a noisy sum tells, exactly: laws of summed shares by convolution, losses of all points of the lattice."""
+"""What a noisy sum tells, exactly: summed laws by convolution, losses at all points of the lattice."""
 
 import itertools
 import math

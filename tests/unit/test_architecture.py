@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "sampling": {"_kernels", "masks"},
     "accounting": {"_kernels", "_slope", "_sqlite"},
     "secagg": {"masks", "_kernels", "_sqlite"},
-    "distributed": {"_kernels", "masks", "noise", "accounting"},
+    "distributed": {"_kernels", "_sqlite", "masks", "noise", "accounting"},
     "clipping": {"_kernels"},
     "federated": {"clipping", "training", "sampling", "noise", "accounting", "secagg", "masks"},
     "training": {"clipping", "sampling", "noise", "accounting"},
