@@ -19,6 +19,7 @@ if find_spec("torch"):
 else:
     collect_ignore_glob = [
         "property/test_book_keeping_properties.py",
+        "protocol/test_training_processes.py",
         "unit/test_clipping_*.py",
         "unit/test_demo_models.py",
         "unit/test_demo_run.py",

@@ -12,7 +12,8 @@ except ImportError:
     raise MissingExtraError("private training needs torch: pip install 'fedsec[torch]'") from None
 
 from fedsec.training.arguments import attach
+from fedsec.training.batches import DeclaredLoader
 from fedsec.training.plan import TrainingPlan, TrainingSpent
 from fedsec.training.privacy import Privacy
 
-__all__ = ["Privacy", "TrainingPlan", "TrainingSpent", "attach"]
+__all__ = ["DeclaredLoader", "Privacy", "TrainingPlan", "TrainingSpent", "attach"]

@@ -18,8 +18,10 @@ from fedsec.clipping import (
     PerLayerClipping,
 )
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
+from fedsec.training.batches import DeclaredLoader
 from fedsec.training.plan import make_plan
 from fedsec.training.privacy import Privacy
+from fedsec.training.processes import Processes
 
 _RULES: dict[str, Callable[[float], ClippingRule]] = {
     "flat": FlatClipping,
@@ -64,8 +66,8 @@ def attach(
         `Privacy.detach`. Attach before `torch.compile`.
     optimizer : torch.optim.Optimizer
         Of all trainable parameters of the model, and of no others. Any one that steps without a closure.
-    dataset : sized and indexable
-        One record each.
+    dataset : sized and indexable, or DeclaredLoader
+        One record each; or a loader of your own, with your word on how it draws.
     batch_size : int
         Expected number of records a step; declares the data set's size public.
     sampling_probability, expected_batch_size : float
@@ -104,7 +106,8 @@ def attach(
     InvalidArgumentError, InvalidTypeError
         An argument is not what it should be, or two of them do not go together; each is named.
     UnsupportedError
-        A layer that mixes records, an optimizer with closures, shuffled batches, a compiled model.
+        A layer that mixes records, an optimizer that calls closures again and again, shuffled batches, a
+        loader without a declaration, a compiled or wrapped model.
     CalibrationError, BudgetExceededError
         No noise meets the target; the noise given does not.
 
@@ -112,14 +115,22 @@ def attach(
     -----
     After an error nothing is attached. Tested on the CPU; gradients on other devices are staged through it
     for the noise, which has not been run.
+
+    In several processes (torch.distributed, after `init_process_group`) every one calls `attach` with the
+    same data set and arguments: `batch_size` and whatever else are those of all together. The model is not
+    wrapped in DistributedDataParallel: it begins with process 0's parameters, each process draws from its
+    own share of the records, and process 0 adds the noise.
     """
     _require_choice("loss_reduction", loss_reduction, (None, "mean", "sum"))
     _require_choice("when_exhausted", when_exhausted, ("raise", "stop"))
     relation = check_relation(neighboring_relation)
     rule = _rule(clipping, l2_clip_norm)
+    _require_unwrapped(model)
+    processes = Processes()
+    _require_joint_sampling(processes, dataset, sampling)
     plan = make_plan(
         rule,
-        _size(dataset),
+        _size(dataset, sampling),
         sampling=sampling,
         batch_size=batch_size,
         sampling_probability=sampling_probability,
@@ -131,16 +142,21 @@ def attach(
         target_epsilon=target_epsilon,
         target_delta=target_delta,
         relation=relation,
+        declared=isinstance(dataset, DeclaredLoader),
     )
     _require_ledger(ledger, relation)
     keeper = BookKeeper(model)
     try:
         _require_optimizer(optimizer, keeper)
+        shapes = {name: tuple(p.shape) for name, p in keeper.parameters.items()}
+        processes.agree(plan.identity() | {"parameters": shapes, "loss_reduction": loss_reduction})
+        processes.begin_alike(model)
         return Privacy(
             keeper,
             optimizer,
             dataset,
             plan,
+            processes,
             loss_reduction=loss_reduction,
             when_exhausted=when_exhausted,
             ledger=ledger,
@@ -165,12 +181,19 @@ def _require_choice(name: str, value: object, allowed: tuple[object, ...]) -> No
         raise InvalidArgumentError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def _size(dataset: Any) -> int:
+def _size(dataset: Any, sampling: str) -> int | None:
+    """How many records; None where a declared loader keeps that private."""
+    if isinstance(dataset, DeclaredLoader):
+        if dataset.sampling != sampling:
+            raise InvalidArgumentError(
+                f"sampling is {sampling!r}, and {dataset.sampling!r} in the declaration"
+            )
+        return dataset.population_size
     if isinstance(dataset, torch.utils.data.DataLoader):
         raise UnsupportedError(
             "give the data set, not a DataLoader: a loader that shuffles and cuts batches of fixed size "
-            "does not draw "
-            "the samples that an epsilon is computed for; privacy.loader() does"
+            "does not draw the samples that an epsilon is computed for; privacy.loader() does. One that does "
+            "draw them needs your word on how: fedsec.training.DeclaredLoader"
         )
     try:
         size = len(dataset)
@@ -181,6 +204,28 @@ def _size(dataset: Any) -> int:
     if size == 0:
         raise InvalidArgumentError("dataset must hold at least one record, got none")
     return size
+
+
+def _require_unwrapped(model: torch.nn.Module) -> None:
+    """Wrappers that sum raw gradients over processes or devices, or hold pieces of parameters."""
+    if isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
+        raise UnsupportedError(
+            f"{type(model).__name__} sums gradients that are not private: attach the model inside it, and "
+            "leave the wrapper out; after init_process_group attach sums over processes itself "
+            "(docs/training.md)"
+        )
+
+
+def _require_joint_sampling(processes: Processes, dataset: Any, sampling: str) -> None:
+    """Shares of the records can be drawn from apart only if records are drawn independently."""
+    if processes.count == 1:
+        return
+    if sampling == "fixed" or isinstance(dataset, DeclaredLoader):
+        what = "a declared loader" if isinstance(dataset, DeclaredLoader) else "sampling='fixed'"
+        raise UnsupportedError(
+            f"{what} in {processes.count} processes: they draw apart, each from its share of the records, as "
+            "'poisson' and 'allocation' of a data set allow"
+        )
 
 
 def _require_ledger(ledger: object, relation: NeighboringRelation) -> None:

@@ -82,6 +82,8 @@ class TrainingPlan:
         How many steps one charge pays for.
     population_size : int or None
         The data set's size, where it is public.
+    declared : bool
+        Whether a loader of the user's own draws, and the sampling is the user's word.
     """
 
     rule: ClippingRule
@@ -97,6 +99,7 @@ class TrainingPlan:
     noise_multiplier: float
     target_delta: float
     relation: NeighboringRelation
+    declared: bool = False
 
     def charges(self, steps: int) -> int:
         """How many charges the first `steps` steps need."""
@@ -127,16 +130,23 @@ class TrainingPlan:
             delta=delta,
             unit="one record",
             neighboring_relation=self.relation,
-            sampler=self._sampler(),
+            sampler=self._sampler()
+            + (", as declared for a loader of the user's own" if self.declared else ""),
             steps=steps,
             planned_steps=self.planned_steps,
             noise="exact, on a public grid" if self.noise == "exact" else "continuous",
             noise_multiplier=self.noise_multiplier,
             declared_public=("size of the data set",) if self.population_size is not None else (),
-            warnings=("continuous noise on floating-point numbers: for comparison, no guarantee",)
-            if self.noise == "continuous"
-            else (),
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        said = []
+        if self.noise == "continuous":
+            said.append("continuous noise on floating-point numbers: for comparison, no guarantee")
+        if self.declared:
+            said.append("how records are drawn was declared, not checked: the guarantee rests on it")
+        return tuple(said)
 
     def _sampler(self) -> str:
         if self.sampling == "poisson":
@@ -151,6 +161,7 @@ class TrainingPlan:
             "clipping": type(self.rule).__name__,
             **asdict(self.rule),  # type: ignore[call-overload]
             "sampling": self.sampling,
+            "declared": self.declared,
             "sampling_probability": self.sampling_probability,
             "population_size": self.population_size,
             "expected_batch_size": self.expected_batch_size,
@@ -207,7 +218,7 @@ class _Sampler:
 
 def make_plan(
     rule: ClippingRule,
-    size: int,
+    size: int | None,
     *,
     sampling: str,
     batch_size: int | None,
@@ -220,8 +231,9 @@ def make_plan(
     target_epsilon: float | None,
     target_delta: float,
     relation: NeighboringRelation,
+    declared: bool = False,
 ) -> TrainingPlan:
-    """The plan for a data set of `size` records; calibrates noise or steps where a target asks for it."""
+    """The plan for a data set of `size` records, None where that is private; calibrates noise or steps."""
     if noise not in NOISES:
         raise InvalidArgumentError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
     sampler = _sampler(sampling, size, batch_size, sampling_probability, expected_batch_size)
@@ -245,11 +257,12 @@ def make_plan(
         noise_multiplier=z,
         target_delta=delta,
         relation=relation,
+        declared=declared,
     )
 
 
 def _sampler(
-    sampling: str, size: int, batch_size: int | None, probability: float | None, expected: float | None
+    sampling: str, size: int | None, batch_size: int | None, probability: float | None, expected: float | None
 ) -> _Sampler:
     if sampling == "shuffled":
         raise UnsupportedError(_SHUFFLED)
@@ -276,7 +289,12 @@ def _sampler(
     return _Sampler(sampling, q, None, positive("expected_batch_size", expected), math.ceil(1.0 / q))
 
 
-def _public_sampler(sampling: str, size: int, batch_size: int, expected: float | None) -> _Sampler:
+def _public_sampler(sampling: str, size: int | None, batch_size: int, expected: float | None) -> _Sampler:
+    if size is None:
+        raise InvalidArgumentError(
+            "batch_size needs the population_size of the declared loader; without it give "
+            "sampling_probability"
+        )
     if expected is not None:
         raise InvalidArgumentError(
             "expected_batch_size goes with sampling_probability; batch_size says it already"

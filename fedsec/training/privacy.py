@@ -8,6 +8,7 @@ depends on data nothing goes on.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ import torch
 
 from fedsec import noise
 from fedsec._checks import whole
-from fedsec.accounting import Ledger
+from fedsec.accounting import Event, Ledger
 from fedsec.clipping import AdaptiveClipping, BookKeeper, RecordGradients, clipped_sum
 from fedsec.errors import (
     FedsecError,
@@ -28,14 +29,14 @@ from fedsec.errors import (
     ProtocolError,
     UnsupportedError,
 )
-from fedsec.training import draws, trial
+from fedsec.training import trial
+from fedsec.training.batches import Cut, Declared, DeclaredLoader, Epochs, Records, most_records
 from fedsec.training.draws import MicroBatch
 from fedsec.training.plan import TrainingPlan, TrainingSpent
+from fedsec.training.processes import Processes, exclude, include
 
 _FORMAT = 1
 _ROWS = 64  # of a micro-batch, unless it is said otherwise
-# So many records a step: beyond it float64's own rounding of sums over blocks would count.
-_MAX_RECORDS = 2**19
 
 
 class Privacy:
@@ -51,24 +52,27 @@ class Privacy:
         optimizer: torch.optim.Optimizer,
         dataset: Any,
         plan: TrainingPlan,
+        processes: Processes,
         *,
         loss_reduction: str | None,
         when_exhausted: str,
         ledger: Ledger | None,
     ) -> None:
         self._keeper, self._optimizer, self._dataset, self._plan = keeper, optimizer, dataset, plan
+        self._processes = processes
         self._reduction, self._stops, self._ledger = loss_reduction, when_exhausted == "stop", ledger
         self._steps = 0
         self._rule = plan.rule  # of the coming step
         self._balance = 0.0  # records within the bound, less half of all
-        self._tried: set[int] = set()  # sizes of micro-batches
         self._trial: _Trial | None = None
+        self._tried: set[int] = set()  # sizes of micro-batches
         self._current: MicroBatch | None = None
         self._collected = self._stepped = False
         self._sums: dict[str, torch.Tensor] = {}
         self._failure: str | None = None
         self._epoch = 0  # tells loaders that were overtaken by a newer one
         self._handle = optimizer.register_step_pre_hook(self._before_step)
+        exclude(keeper.model)
 
     def __repr__(self) -> str:
         return f"<Privacy: {self._steps} of {self._plan.planned_steps} steps>"
@@ -102,9 +106,14 @@ class Privacy:
         """What was spent so far, and by all planned steps."""
         return self._plan.spent(self._steps)
 
+    def charged(self) -> tuple[Event, int]:
+        """What one charge costs, and how many there were: for an accountant."""
+        return self._plan.event, self._plan.charges(self._steps)
+
     def detach(self) -> None:
         """Take all hooks off; model and optimizer are the user's own again, and nothing is private then."""
         self._handle.remove()
+        include(self._keeper.model)
         self._keeper.close()
         self._failure = "detached"
         self._forget()
@@ -118,8 +127,8 @@ class Privacy:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
-    ) -> Iterator[Any]:
-        """One epoch (what is left of it): micro-batches of the records drawn for each step.
+    ) -> Epochs:
+        """Epochs (what is left of the first): micro-batches of the records drawn for each step.
 
         Parameters
         ----------
@@ -128,13 +137,15 @@ class Privacy:
             one of a step is filled up with stand-ins that count for nothing. More of them are wasted the
             larger it is.
         collate_fn, num_workers, pin_memory
-            As for `torch.utils.data.DataLoader`.
+            As for `torch.utils.data.DataLoader`, where `attach` was given a data set.
 
-        Yields
-        ------
-        Batches as `collate_fn` makes them. The first epoch with micro-batches of a size begins with two to
-        four of them on trial, of which nothing is kept: one record is replaced in those after the first, and
-        no other record's gradient may change.
+        Returns
+        -------
+        Epochs
+            Each iteration over it is one epoch; its length, how many micro-batches that one has. Batches are
+            as `collate_fn` makes them. The very first epoch begins with two to four micro-batches on trial,
+            of which nothing is kept: one record is replaced in all but the first, and no other record's
+            gradient may change.
 
         Raises
         ------
@@ -143,58 +154,79 @@ class Privacy:
         ProtocolError
             A step is under way.
         """
-        self._require_usable()
         rows = self._rows(max_physical_batch_size)
-        if self._trial is not None:
-            self._trial = None  # a trial may be left
+        source: Records | Declared
+        if isinstance(self._dataset, DeclaredLoader):
+            if collate_fn is not None or num_workers or pin_memory:
+                raise InvalidArgumentError(
+                    "collate_fn, num_workers and pin_memory are the declared loader's own"
+                )
+            source = Declared(self._dataset)
+        else:
+            own = self._processes.share(len(self._dataset))
+            source = Records(self._dataset, own, collate_fn, num_workers, pin_memory)
+        self._may_begin()
+        return Epochs(lambda: self._epoch_of(rows, source))
+
+    def _rows(self, given: int | None) -> int:
+        expected = max(1, round(self._plan.expected_batch_size))
+        return min(_ROWS, expected) if given is None else whole("max_physical_batch_size", given, minimum=1)
+
+    def _may_begin(self) -> bool:
+        """Whether there is an epoch to begin; raises if that is out of turn."""
+        self._require_usable()
+        self._processes.require_unchanged()
+        if self._trial is not None:  # it may be left
+            self._trial = None
             self._forget()
         if not self._settled():
             raise ProtocolError(
                 "the last step is not finished: optimizer.step() on its last micro-batch is due"
             )
         if self._steps >= self._plan.planned_steps and self._stops:
-            return iter(())
+            return False
         self._plan.require_affordable(self._steps + 1)
-        self._epoch += 1
-        return self._batches(rows, _Fetch(self._dataset, collate_fn, num_workers, pin_memory), self._epoch)
+        return True
 
-    def _rows(self, given: int | None) -> int:
-        expected = max(1, round(self._plan.expected_batch_size))
-        return min(_ROWS, expected) if given is None else whole("max_physical_batch_size", given, minimum=1)
-
-    def _batches(self, rows: int, fetch: _Fetch, number: int) -> Iterator[Any]:
-        if rows not in self._tried:
-            yield from self._on_trial(rows, fetch)
+    def _epoch_of(self, rows: int, source: Records | Declared) -> tuple[Iterator[Any], int | None]:
+        """One epoch's batches, and how many of them there are."""
+        if not self._may_begin():
+            return iter(()), 0
         first = self._steps % self._plan.steps_an_epoch
-        left = self._plan.planned_steps - self._steps
         if first and self._plan.sampling == "allocation":
             raise ProtocolError("an epoch of sampling='allocation' was left before its end: its draw is gone")
-        drawn = draws.epoch(self._plan, len(self._dataset), first)
-        planned: list[MicroBatch] = []
-        for _, step in zip(range(left), drawn, strict=False):
-            whole("the number of records drawn for a step", len(step), minimum=0, maximum=_MAX_RECORDS)
-            planned += draws.micro_batches(step, rows)
-        for micro, batch in zip(planned, fetch.batches([m.indices for m in planned]), strict=True):
-            if number != self._epoch:
-                raise ProtocolError("a newer loader has taken over")
+        self._epoch += 1
+        tried = [] if rows in self._tried else self._variants(rows, source)
+        left, most = self._plan.planned_steps - self._steps, most_records(rows) // self._processes.count
+        cuts, count = source.epoch(self._plan, first, left, rows, most)
+        return self._run(rows, tried, cuts, self._epoch), count if count is None else len(tried) + count
+
+    def _variants(self, rows: int, source: Records | Declared) -> list[Any]:
+        """Batches that differ in one row; of one row alone nothing can mix."""
+        if rows == 1 or source.alone:
+            return []
+        return trial.variants(source.sample(rows + trial.SPARE), rows)
+
+    def _run(self, rows: int, tried: list[Any], cuts: Iterator[Cut], number: int) -> Iterator[Any]:
+        if tried:
+            self._trial = _Trial()
+            for batch in tried:
+                self._require_newest(number)
+                self._begin(MicroBatch(np.zeros(rows, np.int64), rows, is_last=False), seed=self._trial.seed)
+                yield batch
+            self._require_newest(number)
+            self._settle()
+        self._trial = self._current = None
+        self._tried.add(rows)
+        for micro, batch in cuts:
+            self._require_newest(number)
             self._begin(micro)
             yield batch
         self._finish_last()
 
-    def _on_trial(self, rows: int, fetch: _Fetch) -> Iterator[Any]:
-        """Micro-batches that differ in one row; of one row alone nothing can mix."""
-        size = len(self._dataset)
-        if rows > 1 and size > 1:
-            chosen = np.resize(draws.shuffled(np.arange(size))[: rows + trial.SPARE], rows + trial.SPARE)
-            (batch,) = fetch.batches([chosen])
-            self._trial = _Trial()
-            for part in trial.variants(batch, rows):
-                self._begin(MicroBatch(chosen[:rows], rows, is_last=False), seed=self._trial.seed)
-                yield part
-            self._settle()
-        self._tried.add(rows)
-        self._trial = None
-        self._current = None
+    def _require_newest(self, number: int) -> None:
+        if number != self._epoch:
+            raise ProtocolError("a newer loader has taken over")
 
     def _begin(self, micro: MicroBatch, seed: int | None = None) -> None:
         self._require_usable()
@@ -285,55 +317,71 @@ class Privacy:
 
     # ---- the step
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        """Make the private gradient due; a closure runs now, before it, and hands on the loss it gave."""
         self._require_usable()
-        closure = kwargs.get("closure", args[1] if len(args) > 1 and args[0] is optimizer else None)
-        if closure is None and args and args[0] is not optimizer:
-            closure = args[0]
-        if closure is not None:
-            raise UnsupportedError(
-                "optimizer.step(closure) runs backward within the step, after the private gradient is due: "
-                "call "
-                "backward first, and step without a closure"
-            )
         if self._current is None:
             raise ProtocolError(
                 "optimizer.step() without a micro-batch of privacy.loader(), or without its backward"
             )
+        if self._stepped:
+            raise ProtocolError("optimizer.step() was called twice on one batch")
+        own, closure = _closure(optimizer, args, kwargs)
+        if closure is None:
+            self._write_gradients()
+            return None
+        with torch.enable_grad():
+            loss = closure()
+        self._write_gradients()
+        return own, {**kwargs, "closure": lambda: loss}
+
+    def _write_gradients(self) -> None:
+        """After the last micro-batch of a step the private ones, else none."""
+        current = self._current
+        if current is None or self._stepped:
+            raise ProtocolError("the closure of optimizer.step() has itself gone on to another step")
         self._settle()
         self._require_own_parameters()
         for parameter in self._keeper.parameters.values():
             parameter.grad = None
-        if self._trial is not None or not self._current.is_last:
+        if self._trial is not None or not current.is_last:
             return
-        if self._stepped:
-            raise ProtocolError("optimizer.step() was called twice on one batch")
         with self._fatal():
             self._release()
         self._stepped = True
 
     def _release(self) -> None:
         """Charge, add noise, write gradients, in this order."""
-        plan = self._plan
-        plan.require_affordable(self._steps + 1)
-        names = list(self._keeper.parameters)
-        vector = torch.cat([self._sums[name].flatten().cpu() for name in names]).numpy()
+        self._plan.require_affordable(self._steps + 1)
+        parameters = self._keeper.parameters
+        own = torch.cat([
+            *(self._sums[name].flatten().cpu() for name in parameters),
+            torch.tensor([self._balance], dtype=torch.float64),
+        ])  # fmt: skip
+        self._sums, self._balance = {}, 0.0
+        step = self._steps
+        released = self._processes.once(own, step, self._charged_and_noisy)
+        self._steps = step + 1  # as process 0 has counted it, before anything could leave it
+        if isinstance(self._rule, AdaptiveClipping):
+            self._rule = self._rule.following(float(released[-1]))
+        parts = released[:-1].split([p.numel() for p in parameters.values()])  # type: ignore[no-untyped-call]
+        for parameter, part in zip(parameters.values(), parts, strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter)
+
+    def _charged_and_noisy(self, total: torch.Tensor) -> torch.Tensor:
+        """From all sums and the balance to the private gradient and, for adaptive clipping, the quantile."""
+        plan, rule, vector = self._plan, self._rule, total.numpy()
         if self._ledger is not None and self._steps % plan.steps_a_charge == 0:
             self._ledger.charge(plan.event, purpose=f"training step {self._steps + 1}")
-        balance, self._sums, self._balance = self._balance, {}, 0.0
         self._steps += 1
         z = plan.noise_multiplier
-        sum_z, count_z = self._rule.multipliers(z) if isinstance(self._rule, AdaptiveClipping) else (z, None)
-        noisy = torch.from_numpy(
-            _noisy(vector, self._rule.l2_sensitivity, sum_z, plan.noise) / plan.expected_batch_size
-        )
-        if isinstance(self._rule, AdaptiveClipping) and count_z is not None:
-            within = _noisy(np.array([balance]), 0.5, count_z, plan.noise)[0] / plan.expected_batch_size + 0.5
-            self._rule = self._rule.following(float(within))
-        sizes = [p.numel() for p in self._keeper.parameters.values()]
-        parts = noisy.split(sizes)  # type: ignore[no-untyped-call]
-        for parameter, part in zip(self._keeper.parameters.values(), parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter)
+        sum_z, count_z = rule.multipliers(z) if isinstance(rule, AdaptiveClipping) else (z, math.inf)
+        released = np.zeros_like(vector)
+        released[:-1] = _noisy(vector[:-1], rule.l2_sensitivity, sum_z, plan.noise) / plan.expected_batch_size
+        if isinstance(rule, AdaptiveClipping):
+            within = _noisy(vector[-1:], 0.5, count_z, plan.noise) / plan.expected_batch_size + 0.5
+            released[-1] = within[0]
+        return torch.from_numpy(released)
 
     def _require_own_parameters(self) -> None:
         """No gradient but ours may reach the optimizer."""
@@ -453,26 +501,11 @@ class _Trial:
             trial.compare(self._first, norms)
 
 
-class _Fetch:
-    """Reads records of a data set."""
-
-    def __init__(self, dataset: Any, collate_fn: Any, num_workers: int, pin_memory: bool) -> None:
-        self._dataset, self._pin = dataset, pin_memory
-        self._collate, self._workers = collate_fn, whole("num_workers", num_workers, minimum=0)
-
-    def batches(self, indices: list[draws.Indices]) -> Iterator[Any]:
-        plain = type(self._dataset) is torch.utils.data.TensorDataset
-        if plain and self._collate is None and not self._workers and not self._pin:
-            return (self._dataset[torch.from_numpy(rows)] for rows in indices)
-        return iter(
-            torch.utils.data.DataLoader(
-                self._dataset,
-                batch_sampler=[rows.tolist() for rows in indices],
-                collate_fn=self._collate,
-                num_workers=self._workers,
-                pin_memory=self._pin,
-            )
-        )
+def _closure(optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a step but for its closure, and the closure; `args` may begin with the optimizer."""
+    own = args[:1] if args and args[0] is optimizer else ()
+    given = args[len(own) :]
+    return own, given[0] if given else kwargs.get("closure")
 
 
 def _noisy(

@@ -25,6 +25,7 @@ from fedsec.errors import (
     ProtocolError,
     UnsupportedError,
 )
+from fedsec.training import draws
 from fedsec.training import privacy as privacy_module
 
 
@@ -455,13 +456,56 @@ def test_an_older_loader_is_overtaken():
         next(batches)
 
 
-def test_closures_are_refused_before_they_run():
-    loop = Loop()
-    ran = []
-    for arguments, keywords in (((lambda: ran.append(1),), {}), ((), {"closure": lambda: ran.append(1)})):
-        with pytest.raises(UnsupportedError, match="closure"):
-            loop.optimizer.step(*arguments, **keywords)
+@pytest.mark.usefixtures("no_noise")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_closure_runs_once_before_its_gradient_is_due(named, monkeypatch):
+    """As frameworks step: loss, zero_grad and backward within the closure, then the private gradient."""
+    monkeypatch.setattr(sampling, "poisson", lambda *_: np.arange(7))
+    plain, loop = Loop(), Loop()
+    plain.epoch()
+    for x, y in loop.privacy.loader(max_physical_batch_size=4):
+        ran = []
+
+        def closure(x=x, y=y, ran=ran):
+            losses = losses_of(loop.model, x, y)
+            loop.optimizer.zero_grad()
+            loop.privacy.backward(losses)
+            assert all(p.grad is None for p in loop.model.parameters())
+            ran.append(losses.sum())
+            return ran[-1]
+
+        loss = loop.optimizer.step(closure=closure) if named else loop.optimizer.step(closure)
+        assert len(ran) == 1
+        assert loss is ran[0]
+        assert all((p.grad is not None) is loop.privacy.is_last_microbatch for p in loop.model.parameters())
+    assert loop.privacy.steps == 4
+    assert torch.allclose(weights(loop.model), weights(plain.model), atol=1e-6)  # in another order
+
+
+def test_closures_out_of_turn_are_refused_before_they_run():
+    loop, ran = Loop(), []
+    with pytest.raises(ProtocolError, match="without a micro-batch"):
+        loop.optimizer.step(lambda: ran.append(1))
+    x, y = next(loop.past_trial(rows=64))
+    loop.privacy.backward(losses_of(loop.model, x, y))
+    loop.optimizer.step()
+    with pytest.raises(ProtocolError, match="twice"):
+        loop.optimizer.step(lambda: ran.append(1))
     assert not ran
+
+
+def test_a_closure_that_steps_itself_or_has_no_backward_is_refused():
+    loop = Loop()
+    x, y = next(loop.past_trial(rows=64))
+    with pytest.raises(ProtocolError, match="no backward"):
+        loop.optimizer.step(lambda: losses_of(loop.model, x, y).sum())
+
+    def steps():
+        loop.privacy.backward(losses_of(loop.model, x, y))
+        loop.optimizer.step()
+
+    with pytest.raises(ProtocolError, match="has itself gone on"):
+        loop.optimizer.step(steps)
 
 
 @pytest.mark.parametrize(
@@ -684,7 +728,7 @@ def test_allocation_gives_each_record_one_step_of_each_epoch():
     )
     taken = []
     for _ in range(3):
-        batches = privacy_module.draws.epoch(loop.privacy.plan, 40, 0)
+        batches = draws.epoch(loop.privacy.plan, 40, 0)
         taken.append([set(step.tolist()) for step in batches])
         assert sorted(i for step in taken[-1] for i in step) == list(range(40))
     assert taken[0] != taken[1]
@@ -714,7 +758,7 @@ def test_samples_of_fixed_size():
         Loop(sampling="fixed")
     relation = fedsec.NeighboringRelation.REPLACE_ONE
     loop = Loop(sampling="fixed", neighboring_relation=relation)
-    sizes = {len(step) for step in privacy_module.draws.epoch(loop.privacy.plan, 40, 0)}
+    sizes = {len(step) for step in draws.epoch(loop.privacy.plan, 40, 0)}
     assert sizes == {10}
     loop.epoch()
     event = fedsec.SampledWithoutReplacement(fedsec.Gaussian(1.0), 40, 10)
@@ -726,14 +770,14 @@ def test_samples_of_fixed_size():
 def test_records_of_a_step_come_in_random_order(monkeypatch):
     monkeypatch.setattr(sampling, "poisson", lambda *_: np.arange(40))
     plan = Loop().privacy.plan
-    orders = [tuple(step.tolist()) for step in privacy_module.draws.epoch(plan, 40, 0)]
+    orders = [tuple(step.tolist()) for step in draws.epoch(plan, 40, 0)]
     assert all(sorted(order) == list(range(40)) for order in orders)
     assert len(set(orders)) == 4
 
 
 def test_micro_batches_are_of_one_size():
     for count in (0, 1, 4, 5, 8):
-        cut = list(privacy_module.draws.micro_batches(np.arange(10, 10 + count), 4))
+        cut = list(draws.micro_batches(np.arange(10, 10 + count), 4))
         assert all(micro.rows == 4 for micro in cut)
         assert sum(micro.num_records for micro in cut) == count
         assert [micro.is_last for micro in cut] == [False] * (len(cut) - 1) + [True]
