@@ -14,19 +14,20 @@ References
 """
 
 from fedsec.distributed.budget import ClientBudget
-from fedsec.distributed.encoding import ClientEncoding, GridEncoding, record_granularity
+from fedsec.distributed.encoding import ClientEncoding, RecordEncoding
 from fedsec.distributed.plan import Cohort, Plan, plan_clients, plan_records
 from fedsec.distributed.shares import DiscreteGaussianShares, SkellamShares
+from fedsec.distributed.wraparound import most_drawn
 
 __all__ = [
     "ClientBudget",
     "ClientEncoding",
     "Cohort",
     "DiscreteGaussianShares",
-    "GridEncoding",
     "Plan",
+    "RecordEncoding",
     "SkellamShares",
+    "most_drawn",
     "plan_clients",
     "plan_records",
-    "record_granularity",
 ]

@@ -3,9 +3,9 @@
 `ClientEncoding` takes a client's whole update: clipped, rotated by public signs and blockwise Walsh-Hadamard
 transforms, so that its weight is spread evenly [SYKM17], and rounded at random to integers whose squared norm
 is *counted*, in integers, against a public bound [KLS21, Alg. 1]. Nothing before that count matters to
-privacy: not the clipping, not the rotation, no rounding of a float. `GridEncoding` takes sums of records that
-were each rounded before they were added: a retry would depend on all of a silo's records, and the float error
-of a rotated sum grows with the sum, not with one record.
+privacy: not the clipping, not the rotation, no rounding of a float. `RecordEncoding` takes a silo's sum of
+clipped records, which must not be rounded anew until it fits: what is retried would depend on all of its
+records.
 
 References
 ----------
@@ -38,13 +38,13 @@ MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-30, 1e30
 # it.
 CLIENT_FINENESS = 8.0
 MIN_FINENESS, MAX_FINENESS = 2.0**-6, 64.0
-# For records each coordinate moves by up to half a step, whatever the record: 1 / (2 * 400) of the norm.
+# For records each coordinate moves by up to a step, whatever the record: 1/400 of the norm.
 RECORD_FINENESS = 400.0
 
 _LARGEST_BLOCK = 2**16
 _PADDING_SHARE = 64  # at most 1/64 of a vector is padding, unless it is short
 _RETRIES = 40  # each fails with probability 0.61 at most, hardly ever with more than 0.2 [KLS21, Prop. 22]
-_MAX_LEVEL = 2**53
+_MAX_STEPS = 2.0**50
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,6 @@ class ClientEncoding:
         """
         return self.steps * self.steps / self.block * (1.0 + 2.0**-12)
 
-    @property
-    def largest_shift(self) -> float:
-        """By how many steps the rounding of one contribution moves a coordinate, at most."""
-        return 1.0
-
     def encode(self, vector: npt.NDArray[np.floating[Any]], rotation_key: bytes) -> Levels:
         """Integers (length,) for a vector (dimension,) of float32 or float64.
 
@@ -155,7 +150,7 @@ class ClientEncoding:
         rotated = self._clipped(vector)
         _kernels.rotate(rotated, self.block, _require_key(rotation_key))
         for _ in range(_RETRIES):
-            levels = _kernels.quantize(rotated, 1.0, float(_MAX_LEVEL))
+            levels = _kernels.quantize(rotated, 1.0, _MAX_STEPS)
             if levels is not None and self._fits(levels):
                 return levels
         levels = rotated.astype(np.int64)  # towards zero
@@ -163,12 +158,8 @@ class ClientEncoding:
             raise FedsecError("a truncated vector is longer than its bound; nothing leaves")
         return levels
 
-    def decode(self, levels: Levels, rotation_key: bytes) -> npt.NDArray[np.float32]:
-        """The sum (dimension,) that integers (length,) stand for."""
-        _kernels.require_array("levels", levels, (np.int64,))
-        if levels.size != self.length:
-            raise InvalidTypeError(f"levels must have length {self.length}, got {levels.size}")
-        values = (levels * self.granularity).astype(np.float32)
+    def rotate_back(self, values: npt.NDArray[np.float32], rotation_key: bytes) -> npt.NDArray[np.float32]:
+        """The vector (dimension,) that rotated values (length,) stand for; they are changed in place."""
         _kernels.rotate(values, self.block, _require_key(rotation_key), back=True)
         return values[: self.dimension]
 
@@ -178,13 +169,8 @@ class ClientEncoding:
 
     def _clipped(self, vector: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         """The vector in steps, no longer than the clip norm, padded."""
-        array = _kernels.require_array("vector", vector, (np.float32, np.float64))
-        if array.size != self.dimension:
-            raise InvalidTypeError(f"vector must have length {self.dimension}, got {array.size}")
+        array = _required(vector, self.dimension)
         largest = float(np.abs(array).max())
-        if not math.isfinite(largest):
-            index = int(np.flatnonzero(~np.isfinite(array))[0])
-            raise NonFiniteError(f"vector must be finite, got {float(array[index])!r} at index {index}")
         padded = np.zeros(self.length, np.float32)
         if largest > 0.0:
             # Divided by its largest element first, so that no square overflows or vanishes.
@@ -195,62 +181,100 @@ class ClientEncoding:
 
 
 @dataclass(frozen=True)
-class GridEncoding:
-    """Sums that are integers already: of records that were each clipped, rounded and only then added.
+class RecordEncoding:
+    """A silo's sum of clipped records, (dimension,), as integers in steps of `granularity`.
+
+    Rounded at random, once, by uniform numbers that do not depend on the records: floor(a + u) and floor(b +
+    u) differ by less than |a - b| + 1, so a record moves the integers by its norm in steps and one step a
+    coordinate, at most. There is no rotation, which would round in floats whose errors grow with the sum, not
+    with one record.
 
     Parameters
     ----------
-    length : int
-        Of the vector.
-    granularity : float
-        The step, in the unit of the vector.
-    l2_sensitivity : float
-        By how much adding or removing a record moves the integer sum, at most, in steps, rounding included;
-        as `clipping.RecordClipper.integer_l2_sensitivity` says of its sums.
-    max_level : int
-        No coordinate of the sum over all silos is larger, in steps; what the ring is made wide enough for.
+    dimension : int
+        Length of the vector, in [1, 2^32].
+    l2_clip_norm : float
+        In [1e-30, 1e30]: how much adding or removing a record moves the real sum, floating-point errors
+        included.
+    max_sum : float
+        No coordinate of the sum over all silos is larger: what the ring is made wide enough for.
+    granularity : float, optional
+        A power of two; by default the largest for which rounding costs no more than 1/400 of noise.
     excess_probability : float
-        With what probability one is larger nevertheless, as when more records are drawn than expected.
+        With what probability a coordinate is larger than `max_sum` nevertheless; see `most_drawn`.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
     """
 
-    length: int
-    granularity: float
-    l2_sensitivity: float
-    max_level: int
+    dimension: int
+    l2_clip_norm: float
+    max_sum: float
+    granularity: float = 0.0
     excess_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        whole("length", self.length, minimum=1, maximum=MAX_DIMENSION)
-        positive("granularity", self.granularity)
-        positive("l2_sensitivity", self.l2_sensitivity)
-        whole("max_level", self.max_level, minimum=1, maximum=2**62)
+        count = whole("dimension", self.dimension, minimum=1, maximum=MAX_DIMENSION)
+        norm = within("l2_clip_norm", self.l2_clip_norm, MIN_CLIP_NORM, MAX_CLIP_NORM)
+        positive("max_sum", self.max_sum)
         probability("excess_probability", self.excess_probability)
+        bound = norm / (RECORD_FINENESS * math.sqrt(count))
+        step = positive("granularity", self.granularity or math.ldexp(0.5, math.frexp(bound)[1]))
+        if math.frexp(step)[0] != 0.5 or step > norm:
+            raise InvalidArgumentError(
+                f"granularity must be a power of two, at most the l2_clip_norm of {norm:g}, got {step!r}"
+            )
+        if self.max_sum / step > _MAX_STEPS:
+            raise InvalidArgumentError(
+                f"max_sum must be at most 2**50 steps of {step!r}, got {self.max_sum!r}"
+            )
+        object.__setattr__(self, "granularity", step)
 
     @property
-    def dimension(self) -> int:
-        """Length of the vector: there is no padding."""
-        return self.length
+    def length(self) -> int:
+        """Length of the integer vector: there is no padding."""
+        return self.dimension
 
-    def encode(self, levels: Levels) -> Levels:
-        """The integers themselves, (length,) int64, if they are such."""
-        _kernels.require_array("levels", levels, (np.int64,))
-        if levels.size != self.length:
-            raise InvalidTypeError(f"levels must have length {self.length}, got {levels.size}")
+    @property
+    def l2_sensitivity(self) -> float:
+        """By how many steps a record moves the integers, at most, rounded up."""
+        root = math.nextafter(math.sqrt(self.dimension), math.inf)
+        return math.nextafter(self.l2_clip_norm / self.granularity + root, math.inf)
+
+    def largest_level(self, num_clients: int) -> int:
+        """No coordinate of the integer sum is larger, nor is any with more noise."""
+        return math.ceil(self.max_sum / self.granularity) + num_clients
+
+    def encode(self, vector: npt.NDArray[np.floating[Any]]) -> Levels:
+        """Integers (dimension,) for a silo's sum (dimension,) of float32 or float64.
+
+        Raises
+        ------
+        InvalidTypeError
+            Not a plain array (dimension,) of these types.
+        NonFiniteError, InvalidArgumentError
+            NaN or infinity, with its index; a sum that is larger than `max_sum`.
+        """
+        array = _required(vector, self.dimension)
+        levels = _kernels.quantize(array, self.granularity, self.max_sum)
+        if levels is None:
+            raise InvalidArgumentError(
+                f"vector must be within max_sum = {self.max_sum!r} of zero, "
+                f"got {float(np.abs(array).max())!r}"
+            )
         return levels
 
-    def decode(self, levels: Levels) -> npt.NDArray[np.float64]:
-        """The sum (length,) that integers stand for."""
-        return np.asarray(self.encode(levels) * self.granularity, np.float64)
 
-
-def record_granularity(l2_clip_norm: float, dimension: int) -> float:
-    """The step for records: l2_clip_norm / (400 sqrt(dimension)).
-
-    Rounding moves a record by half a step a coordinate at most, which then costs 0.13 % of noise.
-    """
-    norm = within("l2_clip_norm", l2_clip_norm, MIN_CLIP_NORM, MAX_CLIP_NORM)
-    count = whole("dimension", dimension, minimum=1, maximum=MAX_DIMENSION)
-    return norm / (RECORD_FINENESS * math.sqrt(count))
+def _required(vector: object, dimension: int) -> npt.NDArray[np.floating[Any]]:
+    """A finite vector of that length."""
+    array = _kernels.require_array("vector", vector, (np.float32, np.float64))
+    if array.size != dimension:
+        raise InvalidTypeError(f"vector must have length {dimension}, got {array.size}")
+    if not math.isfinite(float(np.abs(array).max())):
+        index = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise NonFiniteError(f"vector must be finite, got {float(array[index])!r} at index {index}")
+    return array
 
 
 def _require_key(rotation_key: object) -> bytes:

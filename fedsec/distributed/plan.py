@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedsec import masks
+from fedsec import _kernels, masks
 from fedsec._checks import open_unit, positive, whole
 from fedsec.accounting import Event, NeighboringRelation, PoissonSampled
 from fedsec.accounting.integer_noise import IntegerNoise, gdp_mu
 from fedsec.distributed import wraparound
-from fedsec.distributed.encoding import ClientEncoding, GridEncoding, Levels
+from fedsec.distributed.encoding import ClientEncoding, Levels, RecordEncoding
 from fedsec.distributed.shares import LAWS, Shares, shares_for
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 
@@ -102,18 +102,16 @@ class Plan:
         Between whom `event` is priced.
     noise_multiplier : float
         What was asked for, of an ideal trusted server.
-    l2_clip_norm : float
     sampling_probability : float or None
         With which a silo draws each of its records, secretly and independently.
     """
 
     cohort: Cohort
-    encoding: ClientEncoding | GridEncoding
+    encoding: ClientEncoding | RecordEncoding
     shares: Shares
     modulus_bits: int
     relation: NeighboringRelation
     noise_multiplier: float
-    l2_clip_norm: float
     sampling_probability: float | None = None
 
     def __post_init__(self) -> None:
@@ -133,8 +131,7 @@ class Plan:
         Parameters
         ----------
         contribution : ndarray
-            For clients float32 or float64 (dimension,), of any norm; for records the integer sum (length,)
-            int64.
+            float32 or float64 (dimension,): a client's, of any norm; a silo's sum of clipped records.
         rotation_key : 32 bytes
             For clients: public, the same for all of a round, fresh for each.
 
@@ -155,18 +152,27 @@ class Plan:
         lane = masks.lane_dtype(self.modulus_bits)
         return np.asarray(levels.astype(lane) & lane.type(2**self.modulus_bits - 1))
 
-    def decode(self, levels: Levels, rotation_key: bytes | None = None) -> npt.NDArray[np.floating[Any]]:
-        """The noisy sum (dimension,) of contributions, from the centred integers of the aggregation.
+    def decode(
+        self, residues: npt.NDArray[Any], rotation_key: bytes | None = None
+    ) -> npt.NDArray[np.floating[Any]]:
+        """The noisy sum of contributions, (dimension,), from the residues of the aggregated sum.
 
-        `secagg.centre(residues, modulus_bits)` gives those. The mean divides by the public number of clients
-        (or expected number of records), never by how many survived.
+        float32 for clients and float64 for records. The mean divides by the public number of clients (or
+        expected number of records), never by how many survived.
         """
-        if isinstance(self.encoding, GridEncoding):
-            return self.encoding.decode(levels)
-        return self.encoding.decode(levels, _required(rotation_key))
+        _kernels.require_array("residues", residues, (masks.lane_dtype(self.modulus_bits),))
+        encoding, half = self.encoding, 2 ** (self.modulus_bits - 1)
+        if residues.size != encoding.length:
+            raise InvalidTypeError(f"residues must have length {encoding.length}, got {residues.size}")
+        values = _kernels.dequantize(residues, self.modulus_bits, encoding.granularity, half)
+        if values is None:
+            raise AssertionError("a residue beyond half of the ring")
+        if isinstance(encoding, RecordEncoding):
+            return values
+        return encoding.rotate_back(values.astype(np.float32), _required(rotation_key))
 
     def _encode(self, contribution: npt.NDArray[Any], rotation_key: bytes | None) -> Levels:
-        if isinstance(self.encoding, GridEncoding):
+        if isinstance(self.encoding, RecordEncoding):
             return self.encoding.encode(contribution)
         return self.encoding.encode(contribution, _required(rotation_key))
 
@@ -207,7 +213,7 @@ class Plan:
         That server adds a Gaussian to the clipped reals. As epsilon is about proportional to the inverse of
         the noise, it is also the share of epsilon that integers cost.
         """
-        return self.stddev / (self.effective_noise_multiplier * self.l2_clip_norm) - 1.0
+        return self.stddev / (self.effective_noise_multiplier * self.encoding.l2_clip_norm) - 1.0
 
     @property
     def variance_excess(self) -> float:
@@ -303,21 +309,20 @@ def plan_clients(
         )
     encoding = ClientEncoding(dimension, l2_clip_norm, 0.0 if granularity is None else granularity)
     z = positive("noise_multiplier", noise_multiplier)
-    return _plan(cohort, encoding, law, modulus_bits, neighboring_relation, z, encoding.l2_clip_norm, None)
+    return _plan(cohort, encoding, law, modulus_bits, neighboring_relation, z, None)
 
 
 def plan_records(
     cohort: Cohort,
-    encoding: GridEncoding,
+    encoding: RecordEncoding,
     *,
-    l2_clip_norm: float,
     noise_multiplier: float,
     sampling_probability: float,
     law: str = "skellam",
     modulus_bits: int | None = None,
     neighboring_relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE,
 ) -> Plan:
-    """A plan whose unit is the record: each silo sums a secret Poisson sample of its rounded records.
+    """A plan whose unit is the record: each silo sums a secret Poisson sample of its clipped records.
 
     The sum is that of one private step on the pooled records, as if a trusted party had trained. A silo's
     draw is its own secret, and its noise is the same with and without a record, so that amplification by
@@ -326,10 +331,8 @@ def plan_records(
     Parameters
     ----------
     cohort, noise_multiplier, law, modulus_bits : as for `plan_clients`
-    encoding : GridEncoding
-        What the integer sums are, and how far one record moves them.
-    l2_clip_norm : float
-        Of a record before it was rounded; for the loss that is shown.
+    encoding : RecordEncoding
+        What is summed, and how far one record moves it.
     sampling_probability : float
         In (0, 1); 1 for all records in each round.
     neighboring_relation : NeighboringRelation
@@ -337,21 +340,20 @@ def plan_records(
     """
     if sampling_probability != 1.0:
         open_unit("sampling_probability", sampling_probability)
-    if not isinstance(encoding, GridEncoding):
-        raise InvalidTypeError(f"encoding must be a GridEncoding, got {encoding!r}")
-    z, norm = positive("noise_multiplier", noise_multiplier), positive("l2_clip_norm", l2_clip_norm)
+    if not isinstance(encoding, RecordEncoding):
+        raise InvalidTypeError(f"encoding must be a RecordEncoding, got {encoding!r}")
     q = None if sampling_probability == 1.0 else float(sampling_probability)
-    return _plan(cohort, encoding, law, modulus_bits, neighboring_relation, z, norm, q)
+    z = positive("noise_multiplier", noise_multiplier)
+    return _plan(cohort, encoding, law, modulus_bits, neighboring_relation, z, q)
 
 
 def _plan(
     cohort: Cohort,
-    encoding: ClientEncoding | GridEncoding,
+    encoding: ClientEncoding | RecordEncoding,
     law: str,
     modulus_bits: int | None,
     relation: NeighboringRelation,
     noise_multiplier: float,
-    l2_clip_norm: float,
     sampling_probability: float | None,
 ) -> Plan:
     if not isinstance(cohort, Cohort):
@@ -368,13 +370,12 @@ def _plan(
         modulus_bits=_bits(cohort, encoding, shares, modulus_bits),
         relation=relation,
         noise_multiplier=noise_multiplier,
-        l2_clip_norm=l2_clip_norm,
         sampling_probability=sampling_probability,
     )
 
 
 def _bits(
-    cohort: Cohort, encoding: ClientEncoding | GridEncoding, shares: Shares, modulus_bits: int | None
+    cohort: Cohort, encoding: ClientEncoding | RecordEncoding, shares: Shares, modulus_bits: int | None
 ) -> int:
     if modulus_bits is not None:
         return whole("modulus_bits", modulus_bits, minimum=1, maximum=wraparound.MAX_BITS)
@@ -385,14 +386,15 @@ def _bits(
 
 
 def _wraparound(
-    num_clients: int, encoding: ClientEncoding | GridEncoding, shares: Shares, bits: int
+    num_clients: int, encoding: ClientEncoding | RecordEncoding, shares: Shares, bits: int
 ) -> float:
     """For all clients alike, their contributions equal, as far as they can be from zero."""
     half = 2.0 ** (bits - 1)
-    if isinstance(encoding, GridEncoding):
-        distance, signal, excess = half - encoding.max_level, 0.0, encoding.excess_probability
+    if isinstance(encoding, RecordEncoding):
+        distance, signal = half - encoding.largest_level(num_clients), 0.0
+        excess = encoding.excess_probability
     else:
-        distance = half - num_clients * encoding.largest_shift
+        distance = half - num_clients  # a step for the rounding of each
         signal, excess = num_clients * num_clients * encoding.signal_variance, 0.0
 
     def log_moment(t: float) -> float:

@@ -23,7 +23,7 @@ from fedsec.errors import (
     LedgerError,
     ProtocolError,
 )
-from fedsec.secagg import Client, Phase, SessionStore, centre
+from fedsec.secagg import Client, Phase, SessionStore
 from fedsec.secagg.messages import Kind, encode_set
 
 VICTIM = 10
@@ -125,7 +125,7 @@ def test_a_round_costs_what_its_signed_survivors_make_of_it(budget, ledger, prof
     assert charged(ledger) == [PLAN.event(survivors)]
     assert not budget.reserved()
     assert loop.clients[VICTIM].phase is Phase.DONE
-    decoded = PLAN.decode(centre(total, PLAN.modulus_bits), ROTATION)
+    decoded = PLAN.decode(total, ROTATION)
     assert abs(decoded[0] - survivors) < 10 * PLAN.stddev * np.sqrt(5 / 3)
 
 

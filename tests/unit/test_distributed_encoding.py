@@ -20,6 +20,10 @@ def squared(levels):
     return sum(int(level) ** 2 for level in levels)
 
 
+def decoded(encoding, levels, key=KEY):
+    return encoding.rotate_back((levels * encoding.granularity).astype(np.float32), key)
+
+
 def adversarial(dimension):
     """Vectors that try to come out longer than they should."""
     e = np.eye(1, dimension)[0]
@@ -149,11 +153,11 @@ def test_decoding_gives_the_clipped_vector_back_to_a_step_a_coordinate(dimension
     vector = np.random.default_rng(dimension).normal(size=dimension).astype(dtype)
     for norm in (0.5 * np.linalg.norm(vector), 2.0 * np.linalg.norm(vector)):
         encoding = distributed.ClientEncoding(dimension, float(norm))
-        back = encoding.decode(encoding.encode(vector, KEY), KEY)
+        back = decoded(encoding, encoding.encode(vector, KEY))
         clipped = vector * min(1.0, norm / np.linalg.norm(vector))
         error = np.linalg.norm(back - clipped) / encoding.granularity
         assert error <= math.sqrt(encoding.length)
-    other = encoding.decode(encoding.encode(vector, KEY), bytes(32))
+    other = decoded(encoding, encoding.encode(vector, KEY), bytes(32))
     if dimension > 100:  # another key rotates elsewhere
         assert np.linalg.norm(other - clipped) > 0.5 * np.linalg.norm(clipped)
 
@@ -161,7 +165,7 @@ def test_decoding_gives_the_clipped_vector_back_to_a_step_a_coordinate(dimension
 def test_rounding_has_no_bias():
     encoding = distributed.ClientEncoding(64, 1.0, 0.5)  # coarse: a fraction of a step a coordinate
     vector = np.full(64, 0.1)
-    mean = np.mean([encoding.decode(encoding.encode(vector, KEY), KEY) for _ in range(4000)], axis=0)
+    mean = np.mean([decoded(encoding, encoding.encode(vector, KEY)) for _ in range(4000)], axis=0)
     # Conditioned on the bound, which nearly all roundings meet here; five standard errors.
     assert np.abs(mean - 0.1).max() < 5 * 0.5 * 0.5 / math.sqrt(4000) + 0.01
 
@@ -198,7 +202,7 @@ def test_other_keys_are_refused(key):
     with pytest.raises(InvalidTypeError, match="rotation_key"):
         encoding.encode(np.zeros(4), key)
     with pytest.raises(InvalidTypeError, match="rotation_key"):
-        encoding.decode(np.zeros(4, np.int64), key)
+        encoding.rotate_back(np.zeros(4, np.float32), key)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +222,75 @@ def test_arguments_are_refused_by_name(arguments, name):
         distributed.ClientEncoding(*arguments)
 
 
-def test_sums_of_records_pass_as_they_are():
-    encoding = distributed.GridEncoding(length=3, granularity=0.25, l2_sensitivity=10.5, max_level=100)
-    levels = np.array([1, -2, 3])
-    assert encoding.encode(levels) is levels
-    assert encoding.decode(levels).tolist() == [0.25, -0.5, 0.75]
-    for wrong in (levels.astype(np.int32), levels[:2], levels.astype(float)):
-        with pytest.raises(InvalidTypeError):
-            encoding.encode(wrong)
-    assert distributed.record_granularity(2.0, 10_000) == pytest.approx(2.0 / 40_000)
+# ---- sums of records
+
+
+def records(dimension=1000, norm=1.0, max_sum=50.0, **changes):
+    return distributed.RecordEncoding(dimension, norm, max_sum, **changes)
+
+
+@pytest.mark.parametrize("dimension", [1, 10, 1000])
+def test_a_record_moves_a_sum_by_its_norm_and_a_step_a_coordinate(dimension, monkeypatch):
+    """Two neighbours rounded with the same uniform numbers, as in the proof."""
+    encoding = records(dimension, granularity=0.25)
+    rng = np.random.default_rng(dimension)
+    monkeypatch.setattr(_kernels, "fresh_key", lambda: bytearray(32))
+    for _ in range(50):
+        rest, record = rng.uniform(-40, 40, dimension), rng.normal(size=dimension)
+        record *= rng.choice([0.01, 1.0]) / np.linalg.norm(record)
+        with_it, without = encoding.encode(rest + record), encoding.encode(rest)
+        assert np.linalg.norm(with_it - without) <= encoding.l2_sensitivity
+    # The control: the norm in steps alone is too little.
+    worst = max(
+        np.linalg.norm(encoding.encode(rest + record / 100) - encoding.encode(rest)) for _ in range(3)
+    )
+    if dimension == 1000:
+        assert worst > 0.01 / encoding.granularity
+
+
+def test_steps_of_records_cost_at_most_a_fourhundredth():
+    for dimension in (1, 1000, 10**6, 12_345_678):
+        for norm in (1e-30, 0.37, 1.0, 1e30):
+            encoding = records(dimension, norm, 100 * norm)
+            assert math.frexp(encoding.granularity)[0] == 0.5
+            assert 1.0 < encoding.l2_sensitivity * encoding.granularity / norm <= 1.0 + 1.0 / 400 + 1e-12
+
+
+def test_sums_of_records_are_rounded_without_bias_or_loss():
+    encoding = records(3, granularity=0.5)
+    assert encoding.encode(np.array([1.0, -2.5, 0.0])).tolist() == [2, -5, 0]  # multiples stay
+    mean = np.mean([encoding.encode(np.full(3, 0.1)) for _ in range(4000)])
+    assert mean == pytest.approx(0.2, abs=5 * 0.4 / math.sqrt(12_000))
+    assert encoding.largest_level(7) == 107
+
+
+@pytest.mark.parametrize(
+    ("vector", "error"),
+    [
+        (np.array([1.0, math.nan, 0.0]), NonFiniteError),
+        (np.array([1.0, math.inf, 0.0]), NonFiniteError),
+        (np.array([1.0, 50.1, 0.0]), InvalidArgumentError),
+        (np.zeros(2), InvalidTypeError),
+        (np.zeros(3, np.int64), InvalidTypeError),
+    ],
+)
+def test_sums_that_cannot_be_are_refused(vector, error):
+    with pytest.raises(error):
+        records(3).encode(vector)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"dimension": 0}, "dimension"),
+        ({"norm": 0.0}, "l2_clip_norm"),
+        ({"max_sum": -1.0}, "max_sum"),
+        ({"max_sum": 1e15}, "max_sum"),
+        ({"granularity": 0.3}, "granularity"),
+        ({"granularity": 2.0}, "granularity"),
+        ({"excess_probability": 1.5}, "excess_probability"),
+    ],
+)
+def test_arguments_for_records_are_refused_by_name(arguments, name):
+    with pytest.raises(InvalidArgumentError, match=name):
+        records(**arguments)

@@ -25,9 +25,9 @@ def clients(cohort=COHORT, **changes):
 
 
 def records(cohort=COHORT, **changes):
-    grid = distributed.GridEncoding(length=500, granularity=1e-4, l2_sensitivity=10_011.0, max_level=10**6)
-    arguments = {"l2_clip_norm": 1.0, "noise_multiplier": 1.0, "sampling_probability": 0.02}
-    return distributed.plan_records(cohort, grid, **arguments | changes)
+    encoding = distributed.RecordEncoding(dimension=500, l2_clip_norm=1.0, max_sum=100.0)
+    arguments = {"noise_multiplier": 1.0, "sampling_probability": 0.02}
+    return distributed.plan_records(cohort, encoding, **arguments | changes)
 
 
 # ---- who counts
@@ -114,7 +114,7 @@ def test_rounding_and_integers_cost_less_than_a_hundredth_of_epsilon(law, num_cl
     for z in (0.5, 1.0, 4.0):
         plan = clients(cohort, law=law, dimension=dimension, noise_multiplier=z)
         assert 0.0 < plan.rounding_loss < 0.004
-        ideal = fedsec.Gaussian(plan.stddev / plan.l2_clip_norm)
+        ideal = fedsec.Gaussian(plan.stddev / plan.encoding.l2_clip_norm)
         ours, theirs = (fedsec.RDPAccountant().compose(e, 50).epsilon(1e-6) for e in (plan.event(), ideal))
         assert theirs < ours < 1.01 * theirs
 
@@ -135,7 +135,7 @@ def test_records_are_amplified_by_their_silos_secret_draw():
     event = plan.event()
     assert isinstance(event, fedsec.PoissonSampled)
     assert event.sampling_probability == 0.02
-    assert event.event == plan.shares.event(7, 10_011.0, 500)
+    assert event.event == plan.shares.event(7, plan.encoding.l2_sensitivity, 500)
     assert plan.relation is RELATIONS.ADD_OR_REMOVE_ONE
     sampled = fedsec.RDPAccountant().compose(event, 100).epsilon(1e-5)
     gaussian = fedsec.PoissonSampled(fedsec.Gaussian(1.0), 0.02)
@@ -239,7 +239,7 @@ def test_a_round_through_secure_aggregation(law, lost):
         dropped=lost,
         parameters=p,
     )
-    decoded = plan.decode(secagg.centre(outcome.sum, plan.modulus_bits), KEY)
+    decoded = plan.decode(outcome.sum, KEY)
     truth = sum(given[i] / np.linalg.norm(given[i]) for i in outcome.survivors)
     stddev = math.sqrt(len(outcome.survivors) * plan.shares.variance) * plan.encoding.granularity
     errors = (decoded - truth) / stddev
@@ -254,7 +254,7 @@ def test_decoded_sums_are_rotated_points_of_the_lattice(law):
     total = np.zeros(1024, masks.lane_dtype(plan.modulus_bits))
     for vector in vectors(plan, 3).values():
         masks.add(total, plan.share_residues(vector, KEY), plan.modulus_bits)
-    decoded = plan.decode(secagg.centre(total, plan.modulus_bits), KEY)
+    decoded = plan.decode(total, KEY)
     steps = (decoded / plan.encoding.granularity).astype(np.float32)
     _kernels.rotate(steps, plan.encoding.block, KEY)
     assert np.abs(steps - np.rint(steps)).max() < 1e-2
@@ -262,13 +262,13 @@ def test_decoded_sums_are_rotated_points_of_the_lattice(law):
 
 def test_records_round_through_the_ring():
     plan = records(noise_multiplier=0.01)
-    levels = np.arange(-250, 250)
-    residues = plan.share_residues(levels)
+    sums = np.linspace(-90.0, 90.0, 500)
+    residues = plan.share_residues(sums)
     assert residues.max() < 2**plan.modulus_bits
-    back = plan.decode(secagg.centre(residues, plan.modulus_bits)) / plan.encoding.granularity
-    stddev = math.sqrt(plan.shares.variance)
-    assert np.abs(back - levels).max() < 8 * stddev
-    assert np.std(back - levels) == pytest.approx(stddev, rel=0.3)
+    errors = plan.decode(residues) - sums
+    stddev = math.sqrt(plan.shares.variance) * plan.encoding.granularity
+    assert np.abs(errors).max() < 8 * stddev
+    assert np.std(errors) == pytest.approx(stddev, rel=0.3)
 
 
 def test_a_client_needs_the_rounds_key():
@@ -276,7 +276,10 @@ def test_a_client_needs_the_rounds_key():
     with pytest.raises(InvalidTypeError, match="rotation_key"):
         plan.share_residues(np.zeros(1000))
     with pytest.raises(InvalidTypeError, match="rotation_key"):
-        plan.decode(np.zeros(plan.encoding.length, np.int64))
+        plan.decode(np.zeros(plan.encoding.length, masks.lane_dtype(plan.modulus_bits)))
+    for wrong in (np.zeros(5, np.uint16), np.zeros(plan.encoding.length, np.int64)):
+        with pytest.raises(InvalidTypeError, match="residues"):
+            plan.decode(wrong, KEY)
 
 
 # ---- noise is never repeated, nor chosen by others
