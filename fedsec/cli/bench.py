@@ -13,7 +13,9 @@ from fedsec.cli.output import print_json
 
 @click.command()
 @click.argument(
-    "what", type=click.Choice(["masks", "noise", "secagg", "accounting", "training", "all"]), default="all"
+    "what",
+    type=click.Choice(["masks", "noise", "secagg", "distributed", "accounting", "training", "all"]),
+    default="all",
 )
 @click.option(
     "--quick", is_flag=True, help="Smaller sizes for secagg: seconds, where the others take minutes."
@@ -21,12 +23,13 @@ from fedsec.cli.output import print_json
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(what: str, quick: bool, as_json: bool) -> None:
     """Measure this machine: seconds, and ratios to numpy, torch and other packages in the same run."""
-    from fedsec.measure import accounting, figures, masks, noise
+    from fedsec.measure import accounting, distributed, figures, masks, noise
 
     rooms: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[str]]]] = {
         "masks": (masks.masked_sum, masks.describe),
         "noise": (noise.samplers, noise.describe),
         "secagg": (partial(figures.figures, quick, _say), figures.describe),
+        "distributed": (distributed.pipeline, distributed.describe),
         "accounting": (accounting.accountant, accounting.describe),
         "training": (_training, _describe_training),
     }

@@ -62,6 +62,7 @@ class Round:
         vector_length: int,
         cold: int | None = None,
         clock: Clock = time.perf_counter,
+        modulus_bits: int = BITS,
     ) -> None:
         signers = [secagg.Identity.new() for _ in range(parameters.num_clients)]
         self.config = secagg.Config(
@@ -70,7 +71,7 @@ class Round:
             participants={number: signer.public_key for number, signer in enumerate(signers)},
             vector_length=vector_length,
             parameters=parameters,
-            modulus_bits=BITS,
+            modulus_bits=modulus_bits,
             prg=PRG,
             model_digest=bytes(32),
         )

@@ -40,7 +40,17 @@ MAY_IMPORT = {
     "federated": {"clipping", "training", "sampling", "noise", "accounting", "secagg", "masks"},
     "training": {"clipping", "sampling", "noise", "accounting"},
     "report": {"accounting"},
-    "measure": {"_kernels", "accounting", "clipping", "federated", "masks", "noise", "secagg", "training"},
+    "measure": {
+        "_kernels",
+        "accounting",
+        "clipping",
+        "distributed",
+        "federated",
+        "masks",
+        "noise",
+        "secagg",
+        "training",
+    },
     "demo": {"sampling", "federated", "report"},
     "cli": {"__init__", "accounting", "demo", "measure", "report", "secagg"},
 }
