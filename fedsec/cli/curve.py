@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fedsec.cli.output import downwards, print_json, print_table, upwards
-from fedsec.cli.plan import Plan, plan_options, planned, steps_of_noise
-from fedsec.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from fedsec.accounting import Event, PLDAccountant, RDPAccountant
-
-_EPSILONS, _STEPS = 61, 25  # points of curves
-_FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_BEYOND = 2.0  # how many times epsilon(delta) the first curve goes
+from fedsec.cli.plan import plan_options, planned, steps_of_noise
 
 
 @click.command(
@@ -29,10 +21,11 @@ _BEYOND = 2.0  # how many times epsilon(delta) the first curve goes
 def curve(as_json: bool, path: str | None, **given: Any) -> None:
     """Print delta over epsilon, the errors of any attack, and epsilon over steps, as curves."""
     from fedsec.report import require_picture
+    from fedsec.report.curves import privacy_curves
 
     target = None if path is None else require_picture(path)
     plan = planned(given, steps_of_noise(given))
-    curves = _curves(plan)
+    curves = privacy_curves(plan.events(), plan.judge, plan.delta)
     if target is not None:
         from fedsec.report import plots, write_all
 
@@ -42,58 +35,6 @@ def curve(as_json: bool, path: str | None, **given: Any) -> None:
         print_json(curves)
     else:
         _print(curves)
-
-
-def _curves(plan: Plan) -> dict[str, Any]:
-    """The numbers of all three curves."""
-    spent = plan.judge().compose(plan.event())
-    if math.isinf(spent.epsilon(plan.delta)):
-        raise UnsupportedError(f"there is no curve: epsilon is infinite at delta {plan.delta:g}")
-    return {
-        "delta": plan.delta,
-        "accountant": type(spent).__name__.removesuffix("Accountant").lower(),
-        "delta_over_epsilon": _delta_over_epsilon(spent, plan.delta),
-        "tradeoff": _tradeoff(spent),
-        "epsilon_over_steps": _epsilon_over_steps(plan),
-    }
-
-
-def _delta_over_epsilon(spent: PLDAccountant | RDPAccountant, delta: float) -> dict[str, list[float]]:
-    end = _BEYOND * spent.epsilon(delta) or 1.0
-    epsilons = [end * i / (_EPSILONS - 1) for i in range(_EPSILONS)]
-    lower, upper = spent.curve(epsilons)
-    return {"epsilon": epsilons, "delta_lower": lower.tolist(), "delta_upper": upper.tolist()}
-
-
-def _tradeoff(spent: PLDAccountant | RDPAccountant) -> dict[str, list[float]]:
-    misses = [spent.tradeoff(alpha) for alpha in _FALSE_ALARMS]
-    return {"false_alarms": list(_FALSE_ALARMS), "misses_at_least": misses}
-
-
-def _epsilon_over_steps(plan: Plan) -> dict[str, list[float]]:
-    """Epsilon at moments of the plan, its events in the order in which they were given."""
-    schedule = [_step(event) for event in plan.events()]
-    total = sum(count for _, count in schedule)
-    moments = sorted({max(1, total * i // (_STEPS - 1)) for i in range(_STEPS)})
-    bounds = [_until(plan, schedule, moment).epsilon_interval(plan.delta) for moment in moments]
-    lower, upper = zip(*bounds, strict=True)
-    return {"steps": moments, "epsilon_lower": list(lower), "epsilon_upper": list(upper)}
-
-
-def _step(event: Event) -> tuple[Event, int]:
-    from fedsec.accounting import Repeated
-
-    return (event.event, event.count) if isinstance(event, Repeated) else (event, 1)
-
-
-def _until(plan: Plan, schedule: list[tuple[Event, int]], moment: int) -> PLDAccountant | RDPAccountant:
-    """What was spent after so many steps."""
-    spent = plan.judge()
-    for event, count in schedule:
-        if moment > 0:
-            spent.compose(event, min(count, moment))
-        moment -= count
-    return spent
 
 
 def _print(curves: dict[str, Any]) -> None:

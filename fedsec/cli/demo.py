@@ -23,8 +23,17 @@ from fedsec.errors import MissingExtraError
 @click.option("--seed", type=int, default=0, show_default=True, help="Of model, partition and lost clients.")
 @click.option("--threads", type=Whole(1), default=1, show_default=True, help="Of torch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--report", "path", help="Write a report, .md or .json, and a picture beside it.")
-def demo(data: str, threads: int, as_json: bool, path: str | None, **choices: Any) -> None:
+@click.option(
+    "--report",
+    "path",
+    help="Write a privacy report (.html), or the run (.md, .json) and a picture.",
+)
+@click.option(
+    "--include-operator-data", is_flag=True, help="In a .html report: who took part, norms, clipped share."
+)
+def demo(
+    data: str, threads: int, as_json: bool, path: str | None, include_operator_data: bool, **choices: Any
+) -> None:
     """Train privately on real handwritten digits, securely aggregated, in this process."""
     from fedsec.report import require_target
 
@@ -42,8 +51,9 @@ def demo(data: str, threads: int, as_json: bool, path: str | None, **choices: An
         result = run.run(dataset, options, on_round)
     report = show.report(result)
     if target is not None:
-        drawn = show.save(report, result, target)
-        beside = " and its .png" if drawn else "; a picture needs matplotlib: pip install 'fedsec[plot]'"
+        drawn = show.save(report, result, target, include_operator_data)
+        beside = "" if target.suffix == ".html" else " and its .png"
+        beside = beside if drawn else "; a picture needs matplotlib: pip install 'fedsec[plot]'"
         click.echo(f"wrote {target}{beside}", err=True)
     if as_json:
         click.echo(report.json(), nl=False)

@@ -23,6 +23,7 @@ from fedsec.demo.partition import dirichlet
 from fedsec.errors import AggregationAborted, InvalidArgumentError
 from fedsec.federated import FedAvg, Federation, Guarantee, Round
 from fedsec.federated.round import PHASES, RoundReport
+from fedsec.report import PrivacyReport
 
 # Label skew of the clients [Hsu, Qi, Brown 2019]: moderate, most clients lack some digits.
 CONCENTRATION = 1.0
@@ -84,6 +85,7 @@ class Result:
     seconds: dict[str, float]
     bytes_per_client: float
     history: list[Progress] = field(repr=False)
+    privacy: PrivacyReport = field(repr=False)
 
 
 def run(
@@ -99,6 +101,7 @@ def run(
     private, log = _train_privately(data, shards, options, chosen, on_round)
     trained = time.perf_counter()
     plain = _train_plainly(data, shards, options, chosen)
+    reached = {"accuracy on test records": accuracy(private.model, data)}
     return Result(
         dataset=data.name,
         options=options,
@@ -106,7 +109,7 @@ def run(
         num_parameters=private.plan.dimension,
         num_train=len(data.train_targets),
         num_test=len(data.test_targets),
-        accuracy=accuracy(private.model, data),
+        accuracy=reached["accuracy on test records"],
         accuracy_without_privacy=accuracy(plain.model, data),
         guarantee=private.spent(),
         lost=log.lost,
@@ -114,6 +117,12 @@ def run(
         seconds=log.seconds | {"total": trained - started, "without privacy": time.perf_counter() - trained},
         bytes_per_client=log.bytes_per_client,
         history=log.history,
+        privacy=PrivacyReport.of(
+            private,
+            title=f"Privacy report: fedsec demo, {data.name}",
+            results={"data set": data.name, **reached},
+            rounds=log.reports,
+        ),
     )
 
 
@@ -122,6 +131,7 @@ class _Log:
     """What the rounds of one training add up to."""
 
     history: list[Progress] = field(default_factory=list)
+    reports: list[RoundReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_per_client: float = 0.0
     lost: int = 0
@@ -130,6 +140,7 @@ class _Log:
         self.history.append(progress)
         self.lost += len(current.drops)
         if report is not None:
+            self.reports.append(report)
             for part, seconds in report.operator_only.seconds.items():
                 self.seconds[part] = self.seconds.get(part, 0.0) + seconds
             self.bytes_per_client += report.operator_only.bytes_per_client

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fedsec.demo import run as demo
 from fedsec.errors import MissingExtraError
-from fedsec.report import Report, plots, write
+from fedsec.report import Report, plots, write, write_all
 
 _RELATIONS = {"ADD_OR_REMOVE_ONE": "one record added or removed"}
 _NOISES = {
@@ -115,8 +115,15 @@ def print_tables(console: Console, shown: Report) -> None:
         console.print(note)
 
 
-def save(shown: Report, result: demo.Result, target: Path) -> bool:
-    """Writes the report, with a picture beside it where matplotlib is installed; returns whether it is."""
+def save(shown: Report, result: demo.Result, target: Path, include_operator_data: bool = False) -> bool:
+    """Writes the report: a privacy report for .html, else a record of the demo with a picture beside it.
+
+    Returns whether there is a picture, for which matplotlib must be installed.
+    """
+    if target.suffix == ".html":
+        text = result.privacy.html(include_operator_data=include_operator_data)
+        write_all({target: text.encode()})
+        return "<svg" in text
     try:
         picture = plots.accuracy_and_epsilon(
             [step.accuracy for step in result.history],

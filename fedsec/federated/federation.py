@@ -21,7 +21,7 @@ import torch
 
 from fedsec import sampling
 from fedsec._checks import whole
-from fedsec.accounting import Ledger
+from fedsec.accounting import Event, Ledger
 from fedsec.clipping import ClippingRule
 from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, ProtocolError
 from fedsec.federated import state as saving
@@ -192,6 +192,10 @@ class Federation:
         released is early stopping, too, but cannot be seen from here: use `stop`.
         """
         return self._budget.spent()
+
+    def charged(self) -> tuple[Event | None, int]:
+        """What one charge costs (None without privacy), and how many `spent` counts: for an accountant."""
+        return self.plan.event, self.spent().rounds_charged
 
     def client_epsilon(self, client: int) -> float:
         """What one client has spent of its own; with central noise, what everybody has. As for `spent`."""

@@ -1,9 +1,10 @@
-"""What people look at after a run: a Markdown or JSON file, and a picture of it.
+"""What people look at after a run: a page, a Markdown or JSON file, and pictures.
 
-A report shows what the guarantee covers. Nothing is written until all of it is ready: a file is either
-as it was before the call or complete.
+`PrivacyReport` is the guarantee of a run with its evidence, to be filed. A report shows what the guarantee
+covers. Nothing is written until all of it is ready: a file is either as it was before the call or complete.
 """
 
 from fedsec.report.files import Report, require_picture, require_target, write, write_all
+from fedsec.report.privacy import PrivacyReport
 
-__all__ = ["Report", "require_picture", "require_target", "write", "write_all"]
+__all__ = ["PrivacyReport", "Report", "require_picture", "require_target", "write", "write_all"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedsec.errors import InvalidArgumentError
 
-SUFFIXES = (".md", ".json")
+SUFFIXES = (".html", ".md", ".json")
 
 Table = Mapping[str, str]
 
@@ -45,11 +45,11 @@ class Report:
             yield from ("", f"![accuracy and epsilon over rounds]({picture})")
 
 
-def require_target(path: str) -> Path:
-    """The path of a report that can be written: .md or .json, in a directory that is there and open."""
+def require_target(path: str | Path) -> Path:
+    """The path of a report that can be written: .html, .md or .json, in a directory that is open."""
     target = Path(path)
     if target.suffix not in SUFFIXES:
-        raise InvalidArgumentError(f"a report must end in {' or '.join(SUFFIXES)}, got {path!r}")
+        raise InvalidArgumentError(f"a report must end in {', '.join(SUFFIXES)}, got {str(path)!r}")
     for file in (target, picture_of(target)):
         _require_writable(file)
     return target

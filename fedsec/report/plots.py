@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedsec.errors import MissingExtraError
@@ -27,25 +27,51 @@ def accuracy_and_epsilon(
 
 
 def privacy_curves(curves: Mapping[str, Any]) -> bytes:
-    """A PNG of what `fedsec curve` computes: delta over epsilon, errors of any attack, epsilon over steps."""
+    """A PNG of what `curves.privacy_curves` computes, side by side."""
     figure = _figure(13.0, 4.0)
-    left, middle, right = figure.subplots(1, 3)
-    bounds = curves["delta_over_epsilon"]
-    _band(left, bounds["epsilon"], bounds["delta_lower"], bounds["delta_upper"])
-    left.set_yscale("log", nonpositive="mask")
-    left.axhline(curves["delta"], color="tab:gray", linestyle=":", linewidth=1)
-    left.set(xlabel="epsilon", ylabel="delta", title="delta over epsilon")
-    errors = curves["tradeoff"]
-    middle.plot(
-        errors["false_alarms"], errors["misses_at_least"], color="tab:blue", label="no attack is below"
-    )
-    middle.plot([0, 1], [1, 0], color="tab:gray", linestyle=":", linewidth=1, label="guessing")
-    middle.set(xlabel="false alarms", ylabel="misses", xlim=(0, 1), ylim=(0, 1), title="errors of an attack")
-    middle.legend(frameon=False)
-    spent = curves["epsilon_over_steps"]
-    _band(right, spent["steps"], spent["epsilon_lower"], spent["epsilon_upper"])
-    right.set(xlabel="steps", ylabel="epsilon", ylim=(0, None), title=f"epsilon at delta {curves['delta']:g}")
+    for axes, draw in zip(figure.subplots(1, 3), _CURVES.values(), strict=True):
+        draw(axes, curves)
     return _png(figure)
+
+
+def privacy_curves_svg(curves: Mapping[str, Any]) -> dict[str, str]:
+    """The same pictures by name, each as an SVG element for a page."""
+    return {name: _drawn(draw, curves) for name, draw in _CURVES.items()}
+
+
+def _drawn(draw: Callable[[Any, Mapping[str, Any]], None], curves: Mapping[str, Any]) -> str:
+    figure = _figure(5.0, 3.6)
+    draw(figure.add_subplot(), curves)
+    return _svg(figure)
+
+
+def _delta_over_epsilon(axes: Any, curves: Mapping[str, Any]) -> None:
+    bounds = curves["delta_over_epsilon"]
+    _band(axes, bounds["epsilon"], bounds["delta_lower"], bounds["delta_upper"])
+    axes.set_yscale("log", nonpositive="mask")
+    axes.axhline(curves["delta"], color="tab:gray", linestyle=":", linewidth=1)
+    axes.set(xlabel="epsilon", ylabel="delta", title="delta over epsilon")
+
+
+def _errors_of_an_attack(axes: Any, curves: Mapping[str, Any]) -> None:
+    errors = curves["tradeoff"]
+    axes.plot(errors["false_alarms"], errors["misses_at_least"], color="tab:blue", label="no attack is below")
+    axes.plot([0, 1], [1, 0], color="tab:gray", linestyle=":", linewidth=1, label="guessing")
+    axes.set(xlabel="false alarms", ylabel="misses", xlim=(0, 1), ylim=(0, 1), title="errors of an attack")
+    axes.legend(frameon=False)
+
+
+def _epsilon_over_steps(axes: Any, curves: Mapping[str, Any]) -> None:
+    spent = curves["epsilon_over_steps"]
+    _band(axes, spent["steps"], spent["epsilon_lower"], spent["epsilon_upper"])
+    axes.set(xlabel="steps", ylabel="epsilon", ylim=(0, None), title=f"epsilon at delta {curves['delta']:g}")
+
+
+_CURVES = {
+    "delta over epsilon": _delta_over_epsilon,
+    "errors of an attack": _errors_of_an_attack,
+    "epsilon over steps": _epsilon_over_steps,
+}
 
 
 def _band(axes: Any, x: Sequence[float], lower: Sequence[float], upper: Sequence[float]) -> None:
@@ -74,3 +100,11 @@ def _png(figure: Any) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, dpi=120, format="png")
     return png.getvalue()
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an element: no prolog, no outside resource."""
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    text = svg.getvalue()
+    return text[text.index("<svg") :]

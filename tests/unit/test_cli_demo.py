@@ -60,7 +60,7 @@ def test_a_report_and_its_picture_are_written(capsys, tmp_path):
         (["--delta", "1"], "target_delta must be in (0, 1)"),
         (["--noise", "pink"], "central, local"),
         (["--data", "no/such/file.npz"], "no/such/file.npz"),
-        (["--report", "run.pdf"], ".md or .json"),
+        (["--report", "run.pdf"], ".html, .md, .json"),
         (["--threads", "0"], "threads"),
         (["--bogus"], "--bogus"),
     ],
