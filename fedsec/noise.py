@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,7 @@ _ROUNDING_SHARE = 2.0**-11
 _LEAST_INTEGER_STDDEV = 16.0
 # |vector| in grid steps: leaves room for 2^55 of noise, the sampler's hard limit, in an int64.
 _MAX_STEPS = 2.0**62
+_PART = 2**15  # elements that are rounded at a time: they stay in the cache
 _MAX_SIZE = 2**48
 
 
@@ -248,16 +249,21 @@ def release(
     noise_multiplier * l2_sensitivity by less than 0.1 %. The refusals depend on the secret vector only where
     it is not finite or larger than any that has been clipped.
     """
-    checked = _require_finite(vector)
+    checked = _require_floats(vector)
     sensitivity = positive("l2_sensitivity", l2_sensitivity)
     positive("noise_multiplier", noise_multiplier)
     if checked.size == 0:
         return checked.copy()
     step = grid(sensitivity, checked.size, noise_multiplier)
     stddev = integer_stddev(integer_sensitivity(sensitivity, checked.size, step), noise_multiplier)
-    rounded = _to_steps(checked, step)
-    rounded += discrete_gaussian(checked.shape, stddev, insecure_key=insecure_key)
-    return _from_steps(rounded, step, checked.dtype)
+    steps = discrete_gaussian(checked.size, stddev, insecure_key=insecure_key)
+    flat, released = checked.reshape(-1), np.empty(checked.size, checked.dtype)
+    work = np.empty(min(_PART, checked.size)), np.empty(min(_PART, checked.size), np.int64)
+    for start in range(0, checked.size, _PART):
+        part = slice(start, start + _PART)
+        if not _add_on_grid(released[part], flat[part], steps[part], step, *work):
+            _refuse(checked, step)
+    return released.reshape(checked.shape)
 
 
 def grid(l2_sensitivity: float, dimension: int, noise_multiplier: float) -> float:
@@ -436,37 +442,52 @@ def _require_dtype(dtype: npt.DTypeLike, allowed: tuple[np.dtype[Any], ...]) -> 
     return checked
 
 
-def _require_finite(vector: object) -> npt.NDArray[Any]:
+def _require_floats(vector: object) -> npt.NDArray[Any]:
     # A subclass may hide elements (masked arrays): only plain arrays mean what they hold.
     if type(vector) is not np.ndarray:
         raise InvalidTypeError(f"vector must be a plain numpy array, got {type(vector).__name__}")
     if vector.dtype not in _FLOATS:
         raise InvalidTypeError(f"vector must have dtype float32 or float64, got {vector.dtype}")
+    return vector
+
+
+def _add_on_grid(
+    out: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    steps: npt.NDArray[np.int64],
+    step: float,
+    nearest: npt.NDArray[np.float64],
+    whole_steps: npt.NDArray[np.int64],
+) -> bool:
+    """Into `out` the multiple of the step next to each value, plus `steps` of them; False where it is none.
+
+    The last two are work space. The product with 1 / step is exact or far below half: a power of two.
+    """
+    nearest, whole_steps = nearest[: len(out)], whole_steps[: len(out)]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        np.rint(np.multiply(values, 1.0 / step, out=nearest, dtype=np.float64), out=nearest)
+        if not max(float(nearest.max()), -float(nearest.min())) <= _MAX_STEPS:
+            return False  # NaN too
+        np.copyto(whole_steps, nearest, casting="unsafe")
+        whole_steps += steps
+        np.multiply(whole_steps, step, out=out)
+    return bool(np.isfinite(out).all())
+
+
+def _refuse(vector: npt.NDArray[Any], step: float) -> NoReturn:
+    """Say what of a vector cannot be released."""
     bad = np.argwhere(~np.isfinite(vector))
     if len(bad):
         index = tuple(map(int, bad[0]))
         raise NonFiniteError(f"vector must be finite, got {float(vector[index])!r} at index {index}")
-    return vector
-
-
-def _to_steps(vector: npt.NDArray[Any], step: float) -> npt.NDArray[np.int64]:
-    """Nearest multiples of the step. The division is exact or far below half a step: a power of two."""
-    with np.errstate(over="ignore", under="ignore"):
-        steps = np.rint(np.divide(vector, step, dtype=np.float64))
-    largest = float(np.max(np.abs(steps)))
-    if largest > _MAX_STEPS:
+    largest = float(np.max(np.abs(vector)))
+    with np.errstate(over="ignore"):
+        beyond = np.float64(largest) / step > _MAX_STEPS
+    if beyond:
         raise InvalidArgumentError(
             f"vector must be within {_MAX_STEPS * step!r} of zero (2**62 steps of {step!r}), "
-            f"got a magnitude of {float(np.max(np.abs(vector)))!r}"
+            f"got a magnitude of {largest!r}"
         )
-    return np.asarray(steps).astype(np.int64)
-
-
-def _from_steps(steps: npt.NDArray[np.int64], step: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    with np.errstate(over="ignore", under="ignore"):
-        values = np.asarray(steps * step).astype(dtype)
-    if not np.all(np.isfinite(values)):
-        raise InvalidArgumentError(
-            f"vector plus noise must fit {dtype}: values or l2_sensitivity are too large"
-        )
-    return values
+    raise InvalidArgumentError(
+        f"vector plus noise must fit {vector.dtype}: values or l2_sensitivity are too large"
+    )

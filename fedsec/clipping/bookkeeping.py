@@ -297,23 +297,30 @@ def _layers(names: tuple[str, ...]) -> Groups:
 
 
 def clipped_sum(
-    keeper: BookKeeper, gradients: RecordGradients, rule: ClippingRule, num_records: int, scale: float = 1.0
-) -> dict[str, torch.Tensor]:
+    keeper: BookKeeper, gradients: RecordGradients, rule: ClippingRule, num_records: int, scale: float = 1.0,
+    into: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """The sum over the first `num_records` records of what a rule leaves of `scale` times each gradient.
+
+    Parameters
+    ----------
+    into : float64 tensor (keeper.dimension,), optional
+        What the sum is added to, of all parameters one after the other; zeros by default.
 
     Returns
     -------
     dict of names to float64 tensors
-        Of every trainable parameter, zero where no record has a gradient. One record adds at most
-        ``rule.l2_sensitivity`` in L2 norm over all of them.
+        Parts of `into`, of every trainable parameter, zero where no record has a gradient. One record adds at
+        most ``rule.l2_sensitivity`` in L2 norm over all of them.
 
     Raises
     ------
     NonFiniteError
         A record's gradient is NaN or infinite.
     """
+    totals = _parts(keeper, into)
     if num_records == 0:
-        return _completed(keeper, {})
+        return totals
     gradients.require_finite(num_records)
     squares = gradients.squared_norms[:, :num_records] * scale**2
     places, everything = {name: i for i, name in enumerate(gradients.names)}, list(keeper.parameters)
@@ -321,12 +328,15 @@ def clipped_sum(
         tuple(places[everything[i]] for i in layer if everything[i] in places) for layer in keeper.layers
     )
     factors = rule.factors(squares, layers) * scale
-    return _completed(keeper, gradients.weighted_sums(factors))
+    gradients.add_weighted_sums(totals, factors)
+    return totals
 
 
-def _completed(keeper: BookKeeper, sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Zeros for parameters that no record has a gradient of."""
-    return {
-        name: sums[name] if name in sums else torch.zeros(p.shape, dtype=torch.float64, device=p.device)
-        for name, p in keeper.parameters.items()
-    }
+def _parts(keeper: BookKeeper, into: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """A flat vector seen as the parameters."""
+    parameters = keeper.parameters
+    if into is None:
+        device = next(iter(parameters.values())).device
+        into = torch.zeros(keeper.dimension, dtype=torch.float64, device=device)
+    parts = into.split([p.numel() for p in parameters.values()])  # type: ignore[no-untyped-call]
+    return {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts, strict=True)}

@@ -41,7 +41,6 @@ _WIDENED = 2**18
 # Squares are added in the model's precision over so many coordinates (half of that for each of the two sides
 # of a product), then in float64.
 _CHUNK = 128
-_PART = 32  # rows of a sum that are formed at a time
 
 # So many records are added up in the model's precision. Four such sums (two blocks in each of two neighbours)
 # err by at most 4 BLOCK (BLOCK + 1) 2**-24 (1 + 2**-17) of a clipped record in float32, in any order of
@@ -73,15 +72,16 @@ class Dense:
         """Squared L2 norms (rows,), float64."""
         return _squares(self.values, _CHUNK)
 
-    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
-        """The sum of rows times factors (rows,), in the parameter's shape, float64."""
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
+        """Add the sum of rows times factors (rows,) to a float64 tensor of the parameter's shape."""
         values = _for_products(self.values)
         narrow = _narrowed(factors, values.dtype)
-        total = (narrow[:BLOCK] @ values[: min(BLOCK, len(factors))]).double()
+        arranged = bool(self.permutation)
+        flat = total.new_zeros(values.shape[1]) if arranged else total.view(-1)
         for rows in _blocks(len(factors), BLOCK):
-            if rows.start:
-                total += narrow[rows] @ values[rows]
-        return self._arranged(total.unsqueeze(0))[0]
+            flat += (narrow[rows] @ values[rows]).double()
+        if arranged:
+            total += self._arranged(flat.unsqueeze(0))[0]
 
     def terms(self) -> int:
         """How many numbers meet in one coordinate of the sum."""
@@ -131,40 +131,20 @@ class Outer:
             values = torch.bmm(self.left.mT, self.right)
         return Dense(values.flatten(1), self.shape)
 
-    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
-        """The sum of gradients times factors (rows,), in the parameter's shape, float64."""
-        size = (self.m, self.right.shape[2])
-        if self.right.shape[1] == 1 and not self.unit and len(factors):
-            total = self.right.new_empty(size, dtype=torch.float64)
-            self._write_single(total, factors)
-        else:
-            total = self.right.new_zeros(size, dtype=torch.float64)
-            self._add_all(total, factors)
-        return total.view(self.shape)
-
-    def _write_single(self, total: torch.Tensor, factors: torch.Tensor) -> None:
-        """One position: nothing can cancel within a record."""
-        every = _for_products(self.right[:, 0])
-        narrow = _narrowed(factors, every.dtype)
-        left = (self.left[: len(factors), 0].to(every.dtype) * narrow.unsqueeze(1)).T.contiguous()
-        for part in _blocks(self.m, _PART):  # so that what is added to stays in the cache
-            chosen, some = total[part], left[part]
-            for rows in _blocks(len(factors), BLOCK):
-                block = some[:, rows] @ every[rows]
-                if rows.start:
-                    chosen += block
-                else:
-                    chosen.copy_(block)
-
-    def _add_all(self, total: torch.Tensor, factors: torch.Tensor) -> None:
-        """Many positions: in float64."""
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
+        """Add the sum of gradients times factors (rows,) to a float64 tensor of the parameter's shape."""
+        matrix = total.view(self.m, self.right.shape[2])
         size = self.right[0].numel() + self.left[0].numel()
         for rows in _blocks(len(factors), max(1, _WIDENED // size)):
-            right = (self.right[rows].double() * factors[rows, None, None]).flatten(0, 1)
+            right = self.right[rows].double().flatten(0, 1)
+            weights = factors[rows].repeat_interleave(self.right.shape[1]).unsqueeze(1)
             if self.unit:
-                total.index_add_(0, self.left[rows].flatten(), right)
+                matrix.index_add_(0, self.left[rows].flatten(), right.mul_(weights))
             else:
-                total.addmm_(self.left[rows].double().flatten(0, 1).T, right)
+                left = self.left[rows].double().flatten(0, 1)
+                smaller = left if self.m < self.right.shape[2] else right
+                smaller.mul_(weights)
+                matrix.addmm_(left.T, right)
 
     def terms(self) -> int:
         """How many numbers meet in one coordinate of the sum."""
@@ -189,17 +169,24 @@ class Gathered:
         """Squared L2 norms (rows,) of the parameter's gradients, float64."""
         return _ghost_norms(self.outers) if self.dense is None else self.dense.squared_norms()
 
-    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
-        """The sum over the first len(factors) records of factor times gradient, float64."""
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
+        """Add the sum over the first len(factors) records of factor times gradient, in float64."""
         parts = self.outers if self.dense is None else [self.dense]
-        if sum(part.terms() for part in parts) * len(factors) > MAX_TERMS:
+        terms = sum(part.terms() for part in parts)
+        if terms * len(factors) > MAX_TERMS:
             raise InvalidArgumentError(
-                f"a sum over {len(factors)} records adds {sum(part.terms() for part in parts)} terms in one "
-                "coordinate: take smaller physical batches"
+                f"a sum over {len(factors)} records adds {terms} terms in one coordinate: take smaller "
+                "physical batches"
             )
-        total = parts[0].weighted_sum(factors)
-        for part in parts[1:]:
-            total += part.weighted_sum(factors)
+        for part in parts:
+            part.add_to(total, factors)
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """What `add_to` adds, in the parameter's shape."""
+        like = self.outers[0].right if self.dense is None else self.dense.values
+        shape = self.outers[0].shape if self.dense is None else self.dense.arranged().shape[1:]
+        total = like.new_zeros(shape, dtype=torch.float64)
+        self.add_to(total, factors)
         return total
 
 
@@ -272,13 +259,15 @@ def _lengths(side: torch.Tensor) -> torch.Tensor:
 
 def _squares(values: torch.Tensor, chunk: int) -> torch.Tensor:
     """Squared L2 norms (rows,) of (rows, d), float64."""
-    whole = values.shape[1] // chunk * chunk
-    rest = values[:, whole:].double().square().sum(dim=1)
-    if not whole:
-        return rest
-    chunks = values[:, :whole].unflatten(1, (-1, chunk))
-    norms: torch.Tensor = torch.linalg.vector_norm(chunks, dim=2)
-    return norms.double().square_().sum(dim=1) + rest
+    size = values.shape[1]
+    whole = size // chunk * chunk
+    total = values.new_zeros(len(values), dtype=torch.float64)
+    if whole:
+        chunks = values[:, :whole].view(len(values), -1, chunk)
+        total += torch.linalg.vector_norm(chunks, dim=2).double().square_().sum(dim=1)
+    if whole < size:
+        total += torch.linalg.vector_norm(values[:, whole:], dim=1).double().square_()
+    return total
 
 
 def _narrowed(factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -329,14 +318,21 @@ class RecordGradients:
             if not fine:
                 raise NonFiniteError(f"a record's gradient of {name} is not finite")
 
-    def weighted_sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """For each parameter the sum over the first n records of factor times gradient, float64.
+    def add_weighted_sums(self, totals: Mapping[str, torch.Tensor], factors: torch.Tensor) -> None:
+        """Add to each parameter's total the sum over the first n records of factor times gradient.
 
         Parameters
         ----------
+        totals : mapping of names to float64 tensors
+            Contiguous, in the parameters' shapes.
         factors : float64 tensor (parameters, n)
             Zero or above, n at most the number of rows.
         """
+        for (name, part), row in zip(self._gathered.items(), factors, strict=True):
+            part.add_to(totals[name], row)
+
+    def weighted_sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What `add_weighted_sums` adds, by the names of parameters."""
         return {
             name: part.weighted_sum(row)
             for (name, part), row in zip(self._gathered.items(), factors, strict=True)

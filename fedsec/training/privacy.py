@@ -63,12 +63,12 @@ class Privacy:
         self._reduction, self._stops, self._ledger = loss_reduction, when_exhausted == "stop", ledger
         self._steps = 0
         self._rule = plan.rule  # of the coming step
-        self._balance = 0.0  # records within the bound, less half of all
         self._trial: _Trial | None = None
         self._tried: set[int] = set()  # sizes of micro-batches
         self._current: MicroBatch | None = None
         self._collected = self._stepped = False
-        self._sums: dict[str, torch.Tensor] = {}
+        # Of clipped gradients, and last of how many records are within the bound, less half of all.
+        self._sums: torch.Tensor | None = None
         self._failure: str | None = None
         self._epoch = 0  # tells loaders that were overtaken by a newer one
         self._handle = optimizer.register_step_pre_hook(self._before_step)
@@ -306,14 +306,12 @@ class Privacy:
             raise UnsupportedError(
                 "a stand-in of weight 0 has a gradient: the loss or the model mixes records"
             )
-        sums = clipped_sum(self._keeper, gradients, self._rule, micro.num_records, scale)
+        if self._sums is None:
+            device = next(iter(self._keeper.parameters.values())).device
+            self._sums = torch.zeros(self._keeper.dimension + 1, dtype=torch.float64, device=device)
+        clipped_sum(self._keeper, gradients, self._rule, micro.num_records, scale, into=self._sums[:-1])
         beyond = self._rule.clipped(gradients.squared_norms[:, : micro.num_records] * scale**2)
-        self._balance += micro.num_records / 2 - beyond
-        for name, part in sums.items():
-            if name in self._sums:
-                self._sums[name] += part
-            else:
-                self._sums[name] = part
+        self._sums[-1] += micro.num_records / 2 - beyond
 
     # ---- the step
 
@@ -354,13 +352,10 @@ class Privacy:
         """Charge, add noise, write gradients, in this order."""
         self._plan.require_affordable(self._steps + 1)
         parameters = self._keeper.parameters
-        own = torch.cat([
-            *(self._sums[name].flatten().cpu() for name in parameters),
-            torch.tensor([self._balance], dtype=torch.float64),
-        ])  # fmt: skip
-        self._sums, self._balance = {}, 0.0
+        assert self._sums is not None  # noqa: S101 (a micro-batch has been collected)
         step = self._steps
-        released = self._processes.once(own, step, self._charged_and_noisy)
+        released = self._processes.once(self._sums.cpu(), step, self._charged_and_noisy)
+        self._sums.zero_()
         self._steps = step + 1  # as process 0 has counted it, before anything could leave it
         if isinstance(self._rule, AdaptiveClipping):
             self._rule = self._rule.following(float(released[-1]))
@@ -377,7 +372,8 @@ class Privacy:
         z = plan.noise_multiplier
         sum_z, count_z = rule.multipliers(z) if isinstance(rule, AdaptiveClipping) else (z, math.inf)
         released = np.zeros_like(vector)
-        released[:-1] = _noisy(vector[:-1], rule.l2_sensitivity, sum_z, plan.noise) / plan.expected_batch_size
+        noisy = _noisy(vector[:-1], rule.l2_sensitivity, sum_z, plan.noise)
+        np.divide(noisy, plan.expected_batch_size, out=released[:-1])
         if isinstance(rule, AdaptiveClipping):
             within = _noisy(vector[-1:], 0.5, count_z, plan.noise) / plan.expected_batch_size + 0.5
             released[-1] = within[0]
@@ -451,7 +447,7 @@ class Privacy:
 
     def _forget(self) -> None:
         self._keeper.drop()
-        self._current, self._sums, self._balance = None, {}, 0.0
+        self._current = self._sums = None
 
     # ---- failing closed
 
@@ -513,7 +509,6 @@ def _noisy(
 ) -> np.ndarray[Any, np.dtype[Any]]:
     if kind == "exact":
         return noise.release(vector, sensitivity, noise_multiplier)
-    added: np.ndarray[Any, np.dtype[Any]] = vector + noise.gaussian(
-        vector.shape, sensitivity * noise_multiplier
-    )
+    added: np.ndarray[Any, np.dtype[Any]] = noise.gaussian(vector.shape, sensitivity * noise_multiplier)
+    added += vector
     return added
