@@ -1,5 +1,6 @@
 # make demo   train on handwritten digits, private and securely aggregated
 # make test   everything that must hold
+# make test-flower   an app of Flower, simulated and deployed, in an environment of its own (Python 3.11)
 # make bench  speed, as ratios to numpy and torch in the same run
 # make sanitize   the core's tests under address and undefined-behaviour sanitizers
 # make wheel  sdist and wheel, checked, and installed where there is no compiler
@@ -14,12 +15,17 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test bench sanitize wheel docs lint clean
+.PHONY: demo test test-flower bench sanitize wheel docs lint clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-flower:
+	test -x build/flower/bin/python || $(PYTHON) -m venv build/flower
+	build/flower/bin/python -m pip install --quiet -c constraints.txt -e '.[flower,demo,test]' 'flwr[simulation]'
+	build/flower/bin/python -m pytest -m flower tests/flower $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(ARGS)

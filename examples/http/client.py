@@ -83,7 +83,9 @@ def main():
     identity = secagg.Identity.load(arguments.key)
     participant = secagg.Participant(arguments.folder, arguments.client_id, identity, policy=policy)
     numbers = np.array(arguments.numbers)
-    take_part(server, participant, arguments.client_id, config, lambda: config.quantizer.quantize(numbers))
+    take_part(
+        server, participant, arguments.client_id, config, lambda config: config.quantizer.quantize(numbers)
+    )
 
 
 if __name__ == "__main__":

@@ -130,12 +130,12 @@ class Participant:
         self,
         session_id: bytes,
         message: bytes,
-        vector: Callable[[], npt.NDArray[np.integer[Any]]],
+        vector: Callable[[Config], npt.NDArray[np.integer[Any]]],
     ) -> bytes:
         """The answer to a message of the server.
 
-        `vector` is called when the upload is due, and returns what `Client.submit` takes; an error of it
-        leaves the session as it was.
+        `vector` is called with the configuration when the upload is due, and returns what `Client.submit`
+        takes; an error of it leaves the session as it was.
 
         Raises
         ------
@@ -158,12 +158,12 @@ class Participant:
         rest: _Rest,
         message: bytes,
         digest: bytes,
-        vector: Callable[[], npt.NDArray[np.integer[Any]]],
+        vector: Callable[[Config], npt.NDArray[np.integer[Any]]],
     ) -> bytes:
         policy, store = self._policy, self._store
         client = Client.from_bytes(rest.sealed, self._key, self._identity, policy=policy, store=store)
         if client.phase is Phase.UPLOAD:
-            client.submit(vector())
+            client.submit(vector(client.config))
         try:
             answer = client.receive(message)
         except BaseException:

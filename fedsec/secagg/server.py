@@ -9,7 +9,7 @@ the sum over the survivors and nothing else about any vector.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,13 @@ import numpy.typing as npt
 
 from fedsec import masks
 from fedsec._checks import whole
-from fedsec.errors import AggregationAborted, CommitteeLostError, InvalidTypeError, ProtocolError
+from fedsec.errors import (
+    AggregationAborted,
+    CommitteeLostError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    ProtocolError,
+)
 from fedsec.secagg import graph, keys, masking, merkle, messages, recovery, snapshot, steps
 from fedsec.secagg._machine import PHASES, SERVER_TAKES, Phase, after, phases
 from fedsec.secagg._secrets import Unpicklable, wipe
@@ -132,6 +138,36 @@ class Server(Unpicklable):
                 self._arrived[self._phase].add(sender)
 
     receive_chunk = receive
+
+    def receive_sum(self, heads: Mapping[int, bytes], residues: npt.NDArray[Any]) -> None:
+        """Takes the uploads of several clients, whole, added up on the way here, as by an all-reduce.
+
+        Parameters
+        ----------
+        heads : by client id, its upload message without the packed vector at the end
+        residues : (vector_length,) of the lane dtype
+            The sum of their masked vectors mod 2**modulus_bits.
+
+        Raises
+        ------
+        ProtocolError
+            One of the clients owes no upload, or its message is of another session or model. Nothing has
+            changed, but the sum is of no use: what that client added cannot be told from the rest.
+        """
+        with self._turn:
+            for sender, head in heads.items():
+                self._require_due(sender)
+                body = messages.unframe(messages.require_bytes(head), Kind.UPLOAD, self._digest(), sender)
+                if body != messages.encode_upload(0, b""):
+                    raise ProtocolError(
+                        f"the upload of client {sender} must be whole, and apart from its head"
+                    )
+            if np.shape(residues) != self._sum.shape:
+                raise InvalidArgumentError(
+                    f"residues must have shape {self._sum.shape}, got {np.shape(residues)}"
+                )
+            masks.add(self._sum, residues, self._config.modulus_bits)
+            self._arrived[Phase.UPLOAD].update(heads)
 
     def close_phase(self) -> dict[int, bytes]:
         """Ends the phase; the answers for the clients that are still in, none after the last phase."""

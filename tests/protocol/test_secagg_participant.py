@@ -34,7 +34,7 @@ class Study:
         if asked is None:
             return self.participant(client_id).join(self.config)
         return self.participant(client_id).answer(
-            self.config.session_id, asked, lambda: self.vectors[client_id]
+            self.config.session_id, asked, lambda _: self.vectors[client_id]
         )
 
     def play(self, but=()):
@@ -107,7 +107,7 @@ def test_after_the_end_nothing_else_is_answered(tmp_path):
 def test_messages_of_another_session_change_nothing(tmp_path):
     study = Study(tmp_path).until("share")
     with pytest.raises(ProtocolError, match="not in"):
-        study.participant(VICTIM).answer(bytes(32), study.inbox[VICTIM], lambda: study.vectors[VICTIM])
+        study.participant(VICTIM).answer(bytes(32), study.inbox[VICTIM], lambda _: study.vectors[VICTIM])
     study.until("done")
     assert total(study) == [100, -100, 4]
 
@@ -128,7 +128,7 @@ def test_killed_between_record_and_answer_is_dropped_out(tmp_path, monkeypatch):
 
 def test_an_error_of_the_vector_leaves_the_session_as_it_was(tmp_path):
     study = Study(tmp_path).until("upload")
-    for vector, error in ((lambda: 1 / 0, ZeroDivisionError), (lambda: np.zeros(3), InvalidTypeError)):
+    for vector, error in ((lambda _: 1 / 0, ZeroDivisionError), (lambda _: np.zeros(3), InvalidTypeError)):
         with pytest.raises(error):
             study.participant(VICTIM).answer(study.config.session_id, study.inbox[VICTIM], vector)
     study.until("done")

@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "secagg": {"masks", "_kernels", "_sqlite"},
     "distributed": {"_kernels", "_sqlite", "masks", "noise", "accounting"},
     "clipping": {"_kernels"},
-    "federated": {"clipping", "training", "sampling", "noise", "accounting", "secagg", "masks"},
+    "federated": {"clipping", "distributed", "training", "sampling", "noise", "accounting", "secagg", "masks"},
     "training": {"clipping", "sampling", "noise", "accounting"},
+    "integrations": {"accounting", "clipping", "federated", "masks", "secagg"},
     "report": {"accounting"},
     "measure": {
         "_kernels",

@@ -153,3 +153,24 @@ def test_wrong_types_are_refused():
 
 def test_repr():
     assert repr(Loop(3).server) == "<secagg.Server, phase advertise, 0 clients dropped>"
+
+
+def test_a_sum_of_uploads_made_on_the_way():
+    loop = Loop(4, d=5).until("upload")
+    messages = {i: loop.answer(i) for i in loop.ids}
+    heads = {i: message[: -5 * 4] for i, message in messages.items()}
+    vectors = [np.frombuffer(message[-5 * 4 :], np.uint32) for message in messages.values()]
+    total = np.sum(vectors, axis=0, dtype=np.uint32)
+    other = Loop(4, d=5, session=b"t").until("upload")
+    strange = other.answer(40)[: -5 * 4]
+    for wrong in ({50: heads[10]}, {10: heads[20]}, {40: strange}, {10: messages[10]}, {10: b""}):
+        with pytest.raises(ProtocolError):
+            loop.server.receive_sum(heads | wrong, total)
+    for shape in (total[:4], total.astype(np.uint64), total.astype(np.float32)):
+        with pytest.raises((InvalidArgumentError, InvalidTypeError)):
+            loop.server.receive_sum(heads, shape)
+    loop.server.receive_sum(heads, total)
+    with pytest.raises(ProtocolError, match="already"):
+        loop.server.receive_sum(heads, total)
+    loop.close()
+    assert loop.finish().tolist() == loop.expected_sum(loop.ids)
