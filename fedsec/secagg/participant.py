@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fedsec.errors import InvalidTypeError, ProtocolError, StoreError
 from fedsec.secagg import _files, snapshot
 from fedsec.secagg._machine import Phase
-from fedsec.secagg.client import Client
+from fedsec.secagg.client import Budget, Client
 from fedsec.secagg.config import Config, Policy
 from fedsec.secagg.identities import Identity
 from fedsec.secagg.messages import require_bytes
@@ -73,7 +73,8 @@ class Participant:
     client_id : int
     identity : Identity, optional
     policy : Policy, optional
-        As for `Client`; both are for authenticated configurations, which take nothing less.
+    budget : Budget, optional
+        As for `Client`; the first two are for authenticated configurations, which take nothing less.
 
     Guarantees: those of `Client`. The same message gets the same answer, byte for byte, and any other one
     that is not due ends the session. A process killed between the record of an answer and the answer itself
@@ -88,11 +89,16 @@ class Participant:
         identity: Identity | None = None,
         *,
         policy: Policy | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._folder = _files.path_of(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._client_id, self._identity, self._policy = client_id, identity, policy
-        self._store = SessionStore(self._folder / "sessions")
+        self._client_id, self._identity = client_id, identity
+        self._own: dict[str, Any] = {
+            "policy": policy,
+            "store": SessionStore(self._folder / "sessions"),
+            "budget": budget,
+        }
         with _files.alone_in(self._folder):
             self._key = self._own_key()
 
@@ -121,7 +127,7 @@ class Participant:
             rest = self._rest()
             if rest and rest.session_id == config.session_id:
                 return _answer_of(rest)
-            client = Client(config, self._client_id, self._identity, policy=self._policy, store=self._store)
+            client = Client(config, self._client_id, self._identity, **self._own)
             message = client.start()
             self._keep(config.session_id, _NOTHING, client, message)
             return message
@@ -160,8 +166,7 @@ class Participant:
         digest: bytes,
         vector: Callable[[Config], npt.NDArray[np.integer[Any]]],
     ) -> bytes:
-        policy, store = self._policy, self._store
-        client = Client.from_bytes(rest.sealed, self._key, self._identity, policy=policy, store=store)
+        client = Client.from_bytes(rest.sealed, self._key, self._identity, **self._own)
         if client.phase is Phase.UPLOAD:
             client.submit(vector(client.config))
         try:
