@@ -43,7 +43,18 @@ typedef union {
     fs_aes_sliced sliced;
 } fs_aes_key;
 
-enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP = 512 };
+enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP = 512, FS_QUANTIZE_GROUP = 512 };
+
+/* A grid of steps for the kernels of quantize.h: 1 / g, the largest quotient, and the largest value, as bits. Where
+ * `fine`, single precision will do: its 1 / g, what that leaves, and its largest value. Results are reduced by mask
+ * and stored in lanes of 16, 32 or 64 bits. */
+typedef struct {
+    double reciprocal, top;
+    uint64_t limit, mask;
+    int fine, lane;
+    float single_reciprocal, single_rest;
+    uint32_t single_limit;
+} fs_grid;
 
 enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
 
@@ -67,6 +78,20 @@ struct fs_backend {
                            const uint64_t *offsets);
     /* FS_NORMAL_GROUP standard normal variates from as many uniform words (normal.h). */
     void (*normal)(double *out, const uint64_t *words);
+    /* Levels of FS_QUANTIZE_GROUP values by stochastic rounding with half as many uniform words, into the grid's lanes
+     * (quantize.h); not 0 when a value is out of range. */
+    uint64_t (*quantize32)(void *out, const float *values, const uint32_t *words, const fs_grid *grid);
+    uint64_t (*quantize64)(void *out, const double *values, const uint32_t *words, const fs_grid *grid);
+    /* And back: residues mod 2^bits in lanes stand for signed levels; not 0 when one is beyond bound. */
+    uint64_t (*dequantize32)(float *out, const void *residues, size_t length, int lane, unsigned bits,
+                             double step, int64_t bound);
+    uint64_t (*dequantize64)(double *out, const void *residues, size_t length, int lane, unsigned bits,
+                             double step, int64_t bound);
+    double (*sum_of_squares)(const float *values, size_t length);
+    void (*squared_norm)(uint64_t *low, uint64_t *high, const int32_t *levels, size_t length);
+    /* The first levels of Walsh-Hadamard transforms, and the later ones (rotation.h). */
+    void (*hadamard_parts)(float *x, size_t length, size_t part, const uint8_t *signs, float scale);
+    void (*hadamard_levels)(float *x, size_t length, size_t half);
     /* For measurements: AES rounds on a register file's worth of blocks and nothing else, as many as a masked
      * sum needs for n_bytes of keystream. NULL without AES instructions. */
     void (*aes_rounds)(uint8_t *out, size_t n_bytes, int rounds);
@@ -76,6 +101,11 @@ struct fs_backend {
  * more than any kernel takes. */
 enum { FS_STACK_BYTES = 32 * 1024 };
 void fs_wipe_stack(void);
+
+/* A number that comes from secrets and is told to the caller: tests of constant time mark it as no secret. */
+#ifndef FS_TELL
+#define FS_TELL(number) (number)
+#endif
 
 /* Little-endian loads and stores at any address. Where the machine's order is known to be the same they are
  * one instruction, which lets compilers turn loops over them into vectors. */

@@ -63,7 +63,7 @@ int fs_runs_aesni(void)
 
 int fs_runs_avx2(void)
 {
-    return fs_runs_aesni() && saves(SSE_AND_AVX) && has(cpuid(7).ebx, 5);
+    return fs_runs_aesni() && saves(SSE_AND_AVX) && has(cpuid(7).ebx, 5) && has(cpuid(1).ecx, 12); /* AVX2, FMA */
 }
 
 int fs_runs_avx2_vaes(void)

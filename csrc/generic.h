@@ -10,6 +10,7 @@ void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key
 void fs_generic_normal(double *out, const uint64_t *words);
 FS_DECLARE_LATTICE(fs_generic);
 FS_DECLARE_NOISE(fs_generic);
+FS_DECLARE_GRID(fs_generic);
 FS_DECLARE_SUMS(fs_generic_chacha20);
 FS_DECLARE_SUMS(fs_generic_aes128);
 FS_DECLARE_SUMS(fs_generic_aes256);

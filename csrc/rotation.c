@@ -3,79 +3,40 @@
  * coordinates before they are rounded [SYKM17, sec. 4]. H / sqrt(n) is its own inverse, so the way back is x
  * = D H y / sqrt(n).
  *
+ * Butterflies go from the closest elements to the farthest, on all backends: so all round alike.
+ *
  * [SYKM17] Suresh, Yu, Kumar, McMahan. Distributed Mean Estimation with Limited Communication. ICML 2017. */
 #include <math.h>
 
 #include "core.h"
 
-enum { CHUNK_BLOCKS = 16, CHUNK_BITS = 512 * CHUNK_BLOCKS, CACHED = 4096 };
+/* Parts fit the first-level cache, and get all levels that need no other part while they are there. */
+enum { PART = 4096, PART_BLOCKS = PART / 512 };
 
 static const uint8_t ZERO_NONCE[12];
 
 /* Bit j of the keystream, counted from the lowest of its first byte, changes the sign of element j. */
-static void flip_signs(const fs_backend *backend, float *x, size_t length, const uint8_t *key)
+static void make_signs(const fs_backend *backend, uint8_t signs[PART / 8], size_t start, const uint8_t *key)
 {
-    uint8_t bits[64 * CHUNK_BLOCKS];
-    for (size_t start = 0; start < length; start += CHUNK_BITS) {
-        size_t now = length - start < CHUNK_BITS ? length - start : CHUNK_BITS;
-        backend->chacha20_blocks(bits, CHUNK_BLOCKS, key, ZERO_NONCE, (uint32_t)(start / 512));
-        for (size_t j = 0; j < now; j++)
-            x[start + j] *= (float)(1 - 2 * (bits[j / 8] >> j % 8 & 1));
+    backend->chacha20_blocks(signs, PART_BLOCKS, key, ZERO_NONCE, (uint32_t)(start / 512));
+}
+
+void fs_rotate(const fs_backend *backend, float *x, size_t length, size_t block, double scale, const uint8_t *key,
+               int back)
+{
+    uint8_t signs[PART / 8] = {0};
+    float factor = (float)(scale / sqrt((double)block));
+    for (size_t i = 0; i < length; i += PART) {
+        if (!back)
+            make_signs(backend, signs, i, key);
+        size_t now = length - i < PART ? length - i : PART;
+        backend->hadamard_parts(x + i, now, block < PART ? block : PART, signs, factor);
     }
-}
-
-/* Two levels of butterflies at once: elements at distances `half` and 2 * half. */
-static void two_levels(float *x, size_t n, size_t half)
-{
-    for (size_t start = 0; start < n; start += 4 * half) {
-        float *a = x + start, *b = a + half, *c = b + half, *d = c + half;
-        for (size_t j = 0; j < half; j++) {
-            float ab = a[j] + b[j], a_b = a[j] - b[j], cd = c[j] + d[j], c_d = c[j] - d[j];
-            a[j] = ab + cd;
-            b[j] = a_b + c_d;
-            c[j] = ab - cd;
-            d[j] = a_b - c_d;
-        }
+    if (block > PART)
+        for (size_t i = 0; i < length; i += block)
+            backend->hadamard_levels(x + i, block, PART);
+    for (size_t i = 0; back && i < length; i += PART) {
+        make_signs(backend, signs, i, key);
+        backend->hadamard_parts(x + i, length - i < PART ? length - i : PART, 1, signs, 1.0f);
     }
-}
-
-static void one_level(float *x, size_t n, size_t half)
-{
-    for (size_t start = 0; start < n; start += 2 * half)
-        for (size_t j = start; j < start + half; j++) {
-            float sum = x[j] + x[j + half], difference = x[j] - x[j + half];
-            x[j] = sum;
-            x[j + half] = difference;
-        }
-}
-
-/* The levels from distance `half` on, below n. */
-static void levels(float *x, size_t n, size_t half)
-{
-    for (; 2 * half < n; half *= 4)
-        two_levels(x, n, half);
-    if (half < n)
-        one_level(x, n, half);
-}
-
-/* Parts that fit the first-level cache get their levels one part after the other. */
-static void transform(float *x, size_t n)
-{
-    size_t part = n < CACHED ? n : CACHED;
-    for (size_t start = 0; start < n; start += part)
-        levels(x + start, part, 1);
-    levels(x, n, part);
-    float scale = (float)(1.0 / sqrt((double)n));
-    for (size_t j = 0; j < n; j++)
-        x[j] *= scale;
-}
-
-void fs_rotate(const fs_backend *backend, float *x, size_t length, size_t block, const uint8_t *key, int back)
-{
-    if (!back)
-        flip_signs(backend, x, length, key);
-    for (size_t start = 0; start < length; start += block)
-        transform(x + start, block);
-    if (back)
-        flip_signs(backend, x, length, key);
 }

@@ -28,6 +28,24 @@
                                 const uint8_t nonce[12], uint32_t counter)
 #define FS_NOISE(PREFIX) .aes128_expand = PREFIX##_aes128_expand, .aes128_blocks = PREFIX##_aes128_blocks
 
+/* The kernels of quantize.h and those of rotations, for the table of backends. */
+#define FS_DECLARE_GRID(PREFIX)                                                                                  \
+    uint64_t PREFIX##_quantize32(void *out, const float *x, const uint32_t *words, const fs_grid *grid);         \
+    uint64_t PREFIX##_quantize64(void *out, const double *x, const uint32_t *words, const fs_grid *grid);        \
+    uint64_t PREFIX##_dequantize32(float *out, const void *residues, size_t length, int lane, unsigned bits,     \
+                                   double step, int64_t bound);                                                  \
+    uint64_t PREFIX##_dequantize64(double *out, const void *residues, size_t length, int lane, unsigned bits,    \
+                                   double step, int64_t bound);                                                  \
+    double PREFIX##_sum_of_squares(const float *values, size_t length);                                          \
+    void PREFIX##_squared_norm(uint64_t *low, uint64_t *high, const int32_t *levels, size_t length);             \
+    void PREFIX##_hadamard_parts(float *x, size_t length, size_t part, const uint8_t *signs, float scale);       \
+    void PREFIX##_hadamard_levels(float *x, size_t length, size_t half)
+#define FS_GRID(PREFIX)                                                                                          \
+    .quantize32 = PREFIX##_quantize32, .quantize64 = PREFIX##_quantize64, .dequantize32 = PREFIX##_dequantize32, \
+    .dequantize64 = PREFIX##_dequantize64, .sum_of_squares = PREFIX##_sum_of_squares,                            \
+    .squared_norm = PREFIX##_squared_norm, .hadamard_parts = PREFIX##_hadamard_parts,                            \
+    .hadamard_levels = PREFIX##_hadamard_levels
+
 /* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys of 16 bytes. The
  * first holds the nonce too, so that it turns a counter into a cipher's first state. The last is complemented
  * for a sign of -1, so that the cipher's output comes out complemented, which is its negative less one. */

@@ -7,12 +7,15 @@ best that this CPU runs, or the one that the environment variable FEDSEC_BACKEND
 References
 ----------
 [RFC8439] Nir, Langley. ChaCha20 and Poly1305 for IETF Protocols. 2018.
+[KLS21] Kairouz, Liu, Steinke. The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+Aggregation. ICML 2021.
 [SP800-38A] Dworkin. Recommendation for Block Cipher Modes of Operation. NIST, 2001.
 """
 
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -133,6 +136,16 @@ _C_NAMES = {
 def pointer(array: npt.NDArray[Any]) -> Any:
     """A contiguous array's data for C, typed after its dtype; keeps the array alive."""
     return _ffi.from_buffer(_C_NAMES[array.dtype], array)
+
+
+def room(length: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array (length,) to be filled.
+
+    From 4 MiB on numpy asks for huge pages. A vector of a few megabytes gets them too: a thousand page faults
+    would take as long as ten masks.
+    """
+    huge = 2**22 // dtype.itemsize
+    return np.empty(huge if huge // 4 < length < huge else length, dtype)[:length]
 
 
 def chacha20(key: Any, nonce: bytes, counter: int, n_blocks: int, backend: Backend = best_backend) -> bytes:
@@ -282,26 +295,101 @@ def quantize(
     values: npt.NDArray[np.floating[Any]],
     granularity: float,
     max_abs: float,
+    dtype: npt.DTypeLike = np.int64,
+    modulus_bits: int | None = None,
     insecure_key: bytes | None = None,
     backend: Backend = best_backend,
-) -> npt.NDArray[np.int64] | None:
-    """Levels of float32 or float64 values (d,) by stochastic rounding; None when one is refused."""
-    whole("number of values", values.size, minimum=0, maximum=KEYSTREAM_BYTES["chacha20"] // 8)
-    out = np.empty(values.size, np.int64)
+) -> npt.NDArray[Any] | None:
+    """Levels of float32 or float64 values (d,) by stochastic rounding; None when one is refused.
+
+    They come in an integer dtype of 16, 32 or 64 bits, which the caller knows to hold them, or as residues
+    mod 2^modulus_bits.
+    """
+    whole("number of values", values.size, minimum=0, maximum=KEYSTREAM_BYTES["aes128ctr"] // 4)
+    out = room(values.size, np.dtype(dtype))
+    lane = 8 * out.itemsize
+    mask = 2 ** (modulus_bits or lane) - 1
     kernel = getattr(_lib, f"fs_quantize{8 * values.itemsize}")
     with key_of_call(insecure_key) as key:
-        done = kernel(backend.table, pointer(out), pointer(values), out.size, granularity, max_abs, key)
+        given = (pointer(values), values.size, granularity, max_abs, mask, key)
+        done = kernel(backend.table, lane, _ffi.from_buffer("uint8_t[]", out), *given)
+    return out if done else None
+
+
+def truncate(
+    values: npt.NDArray[np.float32], granularity: float, max_abs: float
+) -> npt.NDArray[np.int32] | None:
+    """Levels of float32 values (d,) rounded toward zero; None when one is refused. At most 2^30 steps."""
+    out = room(values.size, np.dtype(np.int32))
+    done = _lib.fs_truncate32(pointer(out), pointer(values), out.size, granularity, max_abs)
     return out if done else None
 
 
 def dequantize(
-    residues: npt.NDArray[Any], modulus_bits: int, granularity: float, bound: int
-) -> npt.NDArray[np.float64] | None:
-    """Signed levels within +-bound, from their residues, times the granularity; None when one is outside."""
-    out = np.empty(residues.size, np.float64)
-    kernel = getattr(_lib, f"fs_dequantize{8 * residues.itemsize}")
-    done = kernel(pointer(out), pointer(residues), out.size, modulus_bits, granularity, bound)
-    return out if done else None
+    residues: npt.NDArray[Any],
+    modulus_bits: int,
+    granularity: float,
+    bound: int,
+    dtype: npt.DTypeLike = np.float64,
+    backend: Backend = best_backend,
+) -> npt.NDArray[Any] | None:
+    """Signed levels within +-bound, from their residues, times the granularity; None when one is outside.
+
+    The products are of double precision, rounded once more for float32.
+    """
+    out = room(residues.size, np.dtype(dtype))
+    kernel = getattr(_lib, f"fs_dequantize{8 * out.itemsize}")
+    given = (_ffi.from_buffer("uint8_t[]", residues), out.size, modulus_bits, granularity, bound)
+    return out if kernel(backend.table, 8 * residues.itemsize, pointer(out), *given) else None
+
+
+def l2_norm(values: npt.NDArray[np.float32], backend: Backend = best_backend) -> float:
+    """The Euclidean norm of float32 values (d,), up to 2^-50 d of itself; not finite where a value is not."""
+    return math.sqrt(_lib.fs_sum_of_squares(backend.table, pointer(values), values.size))
+
+
+def squared_norm(levels: npt.NDArray[np.int32], backend: Backend = best_backend) -> int:
+    """The squared Euclidean norm of int32 levels (d,), fewer than 2^32, exactly."""
+    halves = _ffi.new("uint64_t[2]")
+    _lib.fs_squared_norm(backend.table, halves, pointer(levels), levels.size)
+    return int(halves[1]) << 64 | int(halves[0])
+
+
+def round_conditionally(
+    values: npt.NDArray[np.float32],
+    granularity: float,
+    max_squared_norm: int,
+    max_attempts: int,
+    backend: Backend = best_backend,
+) -> npt.NDArray[np.int32] | None:
+    """Levels of float32 values (d,) whose squared norm, in exact integers, is at most `max_squared_norm`.
+
+    Stochastic rounding with fresh randomness until that holds, at most `max_attempts` times; then truncation
+    toward zero [KLS21, Alg. 1]. None when a value is not finite, or when even truncation is too long.
+    `max_squared_norm` is below 2^60.
+    """
+    whole("max_squared_norm", max_squared_norm, minimum=0, maximum=2**60 - 1)
+    # Nothing longer can hold the bound, and levels stay within int32.
+    max_abs = granularity * (math.isqrt(max_squared_norm) + 1)
+    for attempt in range(max_attempts + 1):
+        if attempt < max_attempts:
+            levels = quantize(values, granularity, max_abs, np.int32, backend=backend)
+        else:
+            levels = truncate(values, granularity, max_abs)
+        if levels is None or squared_norm(levels, backend) <= max_squared_norm:
+            return levels
+    return None
+
+
+def add_noise(
+    levels: npt.NDArray[np.int32], noise: npt.NDArray[np.integer[Any]], modulus_bits: int
+) -> npt.NDArray[Any]:
+    """(levels + noise) mod 2^modulus_bits in the smallest lane that holds them; noise is int32 or int64."""
+    lane = next(lane for lane in LANES if modulus_bits <= lane)
+    out = room(levels.size, np.dtype(f"uint{lane}"))
+    kernel = getattr(_lib, f"fs_add_noise{lane}_{8 * noise.itemsize}")
+    kernel(pointer(out), pointer(levels), pointer(noise), out.size, 2**modulus_bits - 1)
+    return out
 
 
 def rotate(
@@ -309,9 +397,10 @@ def rotate(
     block: int,
     public_key: bytes,
     back: bool = False,
+    scale: float = 1.0,
     backend: Backend = best_backend,
 ) -> None:
-    """A random rotation of each block of float32 values (d,), in place, or its inverse [csrc/rotation.c].
+    """Scales float32 values (d,) and rotates each block at random, or back, in place [csrc/rotation.c].
 
     `block` is a power of two that divides d. Whoever has the 32-byte key can rotate back: it is no secret.
     """
@@ -322,7 +411,7 @@ def rotate(
             f"block must be a power of two that divides {values.size}, with a key of {SEED_BYTES} bytes, "
             f"got {block} and {len(public_key)} bytes"
         )
-    _lib.fs_rotate(backend.table, pointer(values), values.size, block, public_key, back)
+    _lib.fs_rotate(backend.table, pointer(values), values.size, block, scale, public_key, back)
 
 
 def shamir_split(secret: Buffer, coefficients: Buffer, num_shares: int) -> bytearray:

@@ -1,8 +1,8 @@
 """From real vectors to the integers that secure aggregation sums, and back.
 
-A value x becomes floor(x / granularity + u) with u uniform in [0, 1): unbiased, and never further than
-one step away. The ring is made wide enough for every possible sum, so that none can wrap; what does not
-fit the range is refused, never clipped.
+A value x becomes the integer nearest to x / granularity + v with v uniform in (-1/2, 1/2): unbiased, and
+never further than one step away. The ring is made wide enough for every possible sum, so that none can wrap;
+what does not fit the range is refused, never clipped.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec import _kernels, masks
-from fedsec._checks import positive, whole
+from fedsec._checks import positive, whole, within
 from fedsec.errors import InvalidArgumentError, NonFiniteError
 from fedsec.secagg import ring
 
 # A level has to be a float64 and an int64 without loss.
 _MAX_EXACT_LEVEL = 2**53
 _MAX_LEVEL = 2**62
+# The core multiplies by the inverse, which has to be a float64 in full precision.
+_MIN_GRANULARITY, _MAX_GRANULARITY = 2.0**-1022, 2.0**1022
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Quantizer:
     Parameters
     ----------
     granularity : float
-        The step g of the grid, positive.
+        The step g of the grid, in [2**-1022, 2**1022].
     max_abs : float
         The largest absolute value of a coordinate of one client; at most 2**53 steps, or 2**62 if the
         granularity is a power of two (the quotient is exact then).
@@ -50,7 +52,8 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         # Python's own numbers: numpy's would be compared, divided and multiplied in their narrow precision.
-        object.__setattr__(self, "granularity", positive("granularity", self.granularity))
+        step = within("granularity", self.granularity, _MIN_GRANULARITY, _MAX_GRANULARITY)
+        object.__setattr__(self, "granularity", step)
         object.__setattr__(self, "max_abs", positive("max_abs", self.max_abs))
         object.__setattr__(self, "num_clients", whole("num_clients", self.num_clients, minimum=1))
         exact = math.frexp(self.granularity)[0] == 0.5
@@ -80,13 +83,32 @@ class Quantizer:
     ) -> npt.NDArray[np.int64]:
         """Stochastic rounding to the grid: (d,) float32 or float64 to int64 levels.
 
-        Unbiased to 2**-53 of a step, with randomness from the operating system expanded by the core's
-        generator; a coordinate moves by less than one step, and a multiple of the step not at all.
-        NaN and infinity raise `NonFiniteError`, values beyond `max_abs` `InvalidArgumentError`.
-        `insecure_key` (32 bytes) fixes the randomness, for known-answer tests only.
+        Unbiased to 2**-32 of a step (float32 with at most 2**21 steps: 2**-22), with randomness from the
+        operating system expanded by the core's generator. A coordinate moves by less than one step, and a
+        multiple of the step not at all; beyond 2**18 steps that do not count a power of two, the rounding of
+        x / granularity comes on top, 2**-51 of it. NaN and infinity raise `NonFiniteError`, values beyond
+        `max_abs` `InvalidArgumentError`. `insecure_key` (32 bytes) fixes the randomness, for known-answer
+        tests only.
         """
+        return self._quantize(values, np.dtype(np.int64), None, insecure_key)
+
+    def residues(
+        self, values: npt.NDArray[np.floating[Any]], modulus_bits: int | None = None
+    ) -> npt.NDArray[Any]:
+        """The same for an upload, in one pass: levels mod 2**modulus_bits, of its `masks.lane_dtype`.
+
+        `modulus_bits` is that of the session, at least (and by default) this quantiser's. Raises what
+        `quantize` raises.
+        """
+        own = self.modulus_bits
+        bits = own if modulus_bits is None else whole("modulus_bits", modulus_bits, minimum=own, maximum=64)
+        return self._quantize(values, masks.lane_dtype(bits), bits, None)
+
+    def _quantize(
+        self, values: object, dtype: np.dtype[Any], modulus_bits: int | None, insecure_key: bytes | None
+    ) -> npt.NDArray[Any]:
         array = _kernels.require_array("values", values, (np.float32, np.float64))
-        levels = _kernels.quantize(array, self.granularity, self.max_abs, insecure_key)
+        levels = _kernels.quantize(array, self.granularity, self.max_abs, dtype, modulus_bits, insecure_key)
         if levels is None:
             raise self._refusal(array)
         return levels

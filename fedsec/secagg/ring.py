@@ -23,7 +23,7 @@ def to_residues(vector: npt.NDArray[Any], modulus_bits: int) -> npt.NDArray[Any]
     """
     dtype = masks.lane_dtype(modulus_bits)
     require_fits(vector, modulus_bits)
-    residues = _room(len(vector), dtype)
+    residues = _kernels.room(len(vector), dtype)
     np.copyto(residues, vector, casting="unsafe")
     if modulus_bits < 8 * dtype.itemsize:
         residues &= dtype.type(2**modulus_bits - 1)
@@ -60,16 +60,6 @@ def require_integers(vector: object) -> npt.NDArray[Any]:
     if vector.ndim != 1:
         raise InvalidTypeError(f"vector must have one dimension, got shape {vector.shape}")
     return vector
-
-
-def _room(length: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """An array to be filled.
-
-    From 4 MiB on numpy asks for huge pages. A vector of a few megabytes gets them too: a thousand page faults
-    would take as long as ten masks.
-    """
-    huge = 2**22 // dtype.itemsize
-    return np.empty(huge if huge // 4 < length < huge else length, dtype)[:length]
 
 
 def _allowed(dtype: np.dtype[Any], modulus_bits: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@
 
 #include "core.h"
 
-enum { LONGEST = 1100, SEEDS_MOST = 5, BLOCKS_MOST = 40 };
+enum { LONGEST = 1100, SEEDS_MOST = 5, BLOCKS_MOST = 40, ROTATIONS = 24 };
 
 static uint64_t state = 88172645463325252;
 
@@ -74,6 +74,91 @@ static void compare_blocks(const fs_backend *backend, const fs_backend *portable
         take(theirs, 64 * n_blocks);
 }
 
+static double draw_unit(void)
+{
+    return (double)(draw() >> 11) / 9007199254740992.0;
+}
+
+/* Values in [-1, 1], or in every fourth row any bits at all, which both must refuse alike. Of any grid. */
+static void compare_grids(const fs_backend *backend, const fs_backend *portable, size_t length)
+{
+    static double values[LONGEST + 1], ours[LONGEST], theirs[LONGEST];
+    static float singles[LONGEST + 1];
+    uint8_t key[32];
+    for (size_t i = 0; i < sizeof key; i++)
+        key[i] = (uint8_t)draw();
+    int wild = draw() % 4 == 0, lane = 16 << draw() % 3;
+    for (size_t i = 0; i <= LONGEST; i++) {
+        uint64_t bits = draw();
+        values[i] = 2.0 * draw_unit() - 1.0;
+        if (wild)
+            memcpy(&values[i], &bits, sizeof bits);
+        singles[i] = (float)values[i];
+        if (wild)
+            memcpy(&singles[i], (const uint8_t *)&bits + 2, sizeof singles[i]);
+    }
+    double step = (0.5 + draw_unit()) / (double)(UINT64_C(1) << draw() % 60);
+    double most = wild && draw() % 2 ? 1e18 * step : 1.0;
+    uint64_t mask = UINT64_MAX >> draw() % 64;
+    size_t odd = length < LONGEST ? draw() % 2 : 0;
+    for (int wide = 0; wide < 2; wide++) {
+        memset(ours, 0, sizeof ours);
+        memset(theirs, 0, sizeof theirs);
+        int taken[2];
+        for (int i = 0; i < 2; i++) {
+            const fs_backend *one = i ? backend : portable;
+            void *to = i ? ours : theirs;
+            taken[i] = wide ? fs_quantize64(one, lane, to, values + odd, length, step, most, mask, key)
+                            : fs_quantize32(one, lane, to, singles + odd, length, step, most, mask, key);
+        }
+        if (taken[0] != taken[1] || memcmp(ours, theirs, sizeof ours))
+            fail(fs_backend_name(backend), "levels of length", length);
+        if (backend == portable)
+            take((const uint8_t *)theirs, length * (size_t)lane / 8);
+        uint64_t halves[2][2];
+        fs_squared_norm(portable, halves[0], (const int32_t *)theirs, length);
+        fs_squared_norm(backend, halves[1], (const int32_t *)theirs, length);
+        if (memcmp(halves[0], halves[1], sizeof halves[0]))
+            fail(fs_backend_name(backend), "norm of length", length);
+    }
+    unsigned bits = 1 + (unsigned)(draw() % (uint64_t)lane);
+    int64_t bound = (int64_t)(draw() >> 1);
+    int taken[2];
+    static double residues[LONGEST];
+    memcpy(residues, theirs, sizeof residues);
+    for (int i = 0; i < 2; i++)
+        taken[i] = fs_dequantize64(i ? backend : portable, lane, i ? ours : theirs, residues, length, bits, step, bound);
+    if (taken[0] != taken[1] || memcmp(ours, theirs, length * sizeof *ours))
+        fail(fs_backend_name(backend), "reals of length", length);
+    for (int i = 0; i < 2; i++)
+        fs_dequantize32(i ? backend : portable, lane, (float *)(i ? ours : theirs), residues, length, bits, step, bound);
+    if (memcmp(ours, theirs, length * sizeof(float)))
+        fail(fs_backend_name(backend), "singles of length", length);
+}
+
+static void compare_rotations(const fs_backend *backend, const fs_backend *portable, size_t i_th)
+{
+    enum { MOST = 1 << 14 };
+    static float ours[MOST + 1], theirs[MOST + 1];
+    uint8_t key[32];
+    for (size_t i = 0; i < sizeof key; i++)
+        key[i] = (uint8_t)draw();
+    size_t block = (size_t)1 << i_th % 15, odd = draw() % 2;
+    size_t length = draw() % MOST, whole = (length / block + 1) * block;
+    double scale = 0.5 + draw_unit();
+    for (size_t i = 0; i <= MOST; i++)
+        ours[i] = theirs[i] = (float)(draw_unit() - 0.5);
+    for (int back = 0; back < 2; back++) {
+        fs_rotate(portable, theirs + odd, whole, block, scale, key, back);
+        fs_rotate(backend, ours + odd, whole, block, scale, key, back);
+        double norms[2] = {fs_sum_of_squares(portable, theirs, length), fs_sum_of_squares(backend, ours, length)};
+        if (memcmp(ours, theirs, sizeof ours) || memcmp(&norms[0], &norms[1], sizeof norms[0]))
+            fail(fs_backend_name(backend), "rotation of block", block);
+    }
+    if (backend == portable)
+        take((const uint8_t *)theirs, sizeof theirs);
+}
+
 int main(int count, char **arguments)
 {
     size_t step = count > 1 ? strtoul(arguments[1], NULL, 10) : 1;
@@ -92,6 +177,10 @@ int main(int count, char **arguments)
             for (int lane = 16; lane <= 64; lane *= 2)
                 for (size_t length = 0; length <= LONGEST; length += step)
                     compare_sums(backend, portable, prg, lane, length);
+        for (size_t length = 0; length <= LONGEST; length += step)
+            compare_grids(backend, portable, length);
+        for (size_t i = 0; i < ROTATIONS; i++)
+            compare_rotations(backend, portable, i);
         printf("same %s\n", fs_backend_name(backend));
     }
     printf("digest %016llx\n", (unsigned long long)digest);

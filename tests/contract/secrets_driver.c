@@ -28,6 +28,16 @@ static void make_secret(void *memory, size_t size)
 #endif
 }
 
+uint64_t told_number(uint64_t number)
+{
+#ifdef WITH_VALGRIND
+    (void)VALGRIND_MAKE_MEM_DEFINED(&number, sizeof number);
+#else
+    __msan_unpoison(&number, sizeof number);
+#endif
+    return number;
+}
+
 static void sums(const fs_backend *backend)
 {
     for (int prg = 0; prg < FS_PRGS; prg++)
@@ -62,6 +72,34 @@ static void packing(void)
         fs_unpack64(out, bytes, 1000, bits);
         fs_add_packed64(out, bytes, 1000, bits);
     }
+}
+
+/* Values, levels, residues and norms are secret; lengths, grids and the key of a rotation are not. */
+static void grids(const fs_backend *backend)
+{
+    static double reals[LENGTH];
+    static const uint8_t public_key[32];
+    uint64_t halves[2];
+    for (size_t length = 0; length <= LENGTH; length += 500)
+        for (int lane = 16; lane <= 64; lane *= 2)
+            for (int exponent = 10; exponent <= 40; exponent += 30) {
+                double step = 1.0 / (double)(UINT64_C(1) << exponent);
+                make_secret(seeds, sizeof seeds);
+                memset(reals, 0, sizeof reals);
+                make_secret(reals, sizeof reals);
+                fs_quantize32(backend, lane, out, (const float *)reals, length, step, 1.0, 0xffff, seeds);
+                fs_quantize64(backend, lane, out, reals, length, step, 1.0, 0xffff, seeds);
+                fs_dequantize32(backend, lane, (float *)reals, out, length, 12, step, 1000);
+                fs_dequantize64(backend, lane, reals, out, length, 12, step, 1000);
+            }
+    make_secret(reals, sizeof reals);
+    fs_truncate32((int32_t *)out, (const float *)reals, LENGTH, 0.5, 1000.0);
+    fs_squared_norm(backend, halves, (const int32_t *)out, LENGTH);
+    fs_sum_of_squares(backend, (const float *)reals, LENGTH);
+    fs_add_noise32_32((uint32_t *)out, (const int32_t *)out, (const int32_t *)reals, LENGTH, 0xffff);
+    for (size_t block = 1; block <= 2048; block *= 2)
+        for (int back = 0; back < 2; back++)
+            fs_rotate(backend, (float *)reals, 2048, block, 1.5, public_key, back);
 }
 
 static void sharing(void)
@@ -101,6 +139,7 @@ int main(int count, char **arguments)
         if (fs_backend_runs(backend)) {
             sums(backend);
             keystreams(backend);
+            grids(backend);
             printf("covered %s\n", fs_backend_name(backend));
         }
     return 0;

@@ -1,0 +1,12 @@
+/* Stochastic rounding, in AVX-512. */
+#include "x86.h"
+
+#ifdef FS_X86_64
+
+#define NAME(x) fs_avx512_##x
+#define TARGET FS_TARGET("avx512f,avx512bw,fma")
+#define MULTIPLY_SUBTRACT(x, y, z) fmaf(x, y, -(z))
+
+#include "quantize.h"
+
+#endif
