@@ -257,7 +257,9 @@ def release(
     step = grid(sensitivity, checked.size, noise_multiplier)
     stddev = integer_stddev(integer_sensitivity(sensitivity, checked.size, step), noise_multiplier)
     steps = discrete_gaussian(checked.size, stddev, insecure_key=insecure_key)
-    flat, released = checked.reshape(-1), np.empty(checked.size, checked.dtype)
+    flat = checked.reshape(-1)
+    # Each part is read before it is written: float64 values take the place of the noise.
+    released = steps.view(np.float64) if checked.dtype == np.float64 else np.empty_like(flat)
     work = np.empty(min(_PART, checked.size)), np.empty(min(_PART, checked.size), np.int64)
     for start in range(0, checked.size, _PART):
         part = slice(start, start + _PART)

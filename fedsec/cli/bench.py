@@ -18,7 +18,9 @@ from fedsec.cli.output import print_json
     default="all",
 )
 @click.option(
-    "--quick", is_flag=True, help="Smaller sizes for secagg: seconds, where the others take minutes."
+    "--quick",
+    is_flag=True,
+    help="Smaller sizes for secagg, no large model for training: seconds, where they take minutes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(what: str, quick: bool, as_json: bool) -> None:
@@ -31,7 +33,7 @@ def bench(what: str, quick: bool, as_json: bool) -> None:
         "secagg": (partial(figures.figures, quick, _say), figures.describe),
         "distributed": (distributed.pipeline, distributed.describe),
         "accounting": (accounting.accountant, accounting.describe),
-        "training": (_training, _describe_training),
+        "training": (partial(_training, quick), _describe_training),
     }
     chosen = rooms if what == "all" else {what: rooms[what]}
     results = {name: measure() for name, (measure, _) in chosen.items()}
@@ -42,10 +44,10 @@ def bench(what: str, quick: bool, as_json: bool) -> None:
             click.echo("\n".join(rooms[name][1](result)))
 
 
-def _training() -> dict[str, Any]:
+def _training(quick: bool) -> dict[str, Any]:
     from fedsec.measure import training  # needs torch
 
-    return training.steps()
+    return training.steps([*training.MODELS] if quick else [*training.MODELS, *training.LARGE])
 
 
 def _describe_training(result: dict[str, Any]) -> list[str]:

@@ -27,6 +27,8 @@ from fedsec.training import attach
 Step = Callable[[], None]
 
 _CLIP, _NOISE = 1.0, 1.0
+_WORDS = 50257
+_LARGE_REPEATS = 3
 
 
 class _Transformer(nn.Module):
@@ -41,6 +43,43 @@ class _Transformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.head(self.encoder(self.words(x)).mean(dim=1))
+        return out
+
+
+class _Block(nn.Module):
+    """Attention and two layers, each after a LayerNorm and beside a way around it."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.before_attention, self.before_layers = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.attention = nn.MultiheadAttention(size, heads, batch_first=True)
+        self.layers = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+
+    def forward(self, x: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
+        own = self.before_attention(x)
+        x = x + self.attention(own, own, own, attn_mask=future, need_weights=False)[0]
+        out: torch.Tensor = x + self.layers(self.before_layers(x))
+        return out
+
+
+class _LanguageModel(nn.Module):
+    """GPT-2 small with random weights: 12 blocks of 768, and a head that is the embedding of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(_WORDS, 768), nn.Embedding(1024, 768)
+        self.blocks = nn.ModuleList(_Block(768, 12) for _ in range(12))
+        self.norm, self.head = nn.LayerNorm(768), nn.Linear(768, _WORDS, bias=False)
+        nn.init.normal_(self.words.weight, std=0.02)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1]
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        x = self.words(x) + self.places(torch.arange(length))
+        for block in self.blocks:
+            x = block(x, future)
+        out: torch.Tensor = self.head(self.norm(x))
         return out
 
 
@@ -72,6 +111,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "CNN 421k, 256": (_cnn, (1, 28, 28), 256),
     "Transformer encoder d=128, 4 layers, seq 64, 32": (_Transformer, (64,), 32),
 }
+_GPT2 = "GPT-2 small, random weights, seq 128, 4"  # without peers
+LARGE = {_GPT2: (_LanguageModel, (128,), 4)}
 
 
 def steps(models: list[str] | None = None, repeats: int = 11, *, memory: bool = True) -> dict[str, Any]:
@@ -94,7 +135,7 @@ def _of_model(name: str, repeats: int, memory: bool) -> dict[str, Any]:
         with warnings.catch_warnings():  # peers' own
             warnings.simplefilter("ignore")
             made, refused = _candidates(name)
-            seconds = turns(made, repeats)
+            seconds = turns(made, min(repeats, _LARGE_REPEATS) if name in LARGE else repeats)
     finally:
         torch.set_num_threads(threads)
     plain = seconds["plain"]
@@ -116,6 +157,8 @@ def _candidates(name: str) -> tuple[dict[str, Step], dict[str, str]]:
     for candidate, make in _MAKERS.items():
         if candidate.startswith("Opacus") and not find_spec("opacus"):
             continue
+        if name in LARGE and not candidate.startswith(("plain", "fedsec")):
+            continue
         try:
             step = make(*_setting(name))
             step()
@@ -127,8 +170,11 @@ def _candidates(name: str) -> tuple[dict[str, Step], dict[str, str]]:
 
 
 def _setting(name: str) -> tuple[nn.Module, TensorDataset]:
-    make, shape, rows = MODELS[name]
+    make, shape, rows = (MODELS | LARGE)[name]
     torch.manual_seed(0)
+    if name in LARGE:  # the next word is what is to be said
+        words = torch.randint(0, _WORDS, (rows, shape[0] + 1))
+        return make(), TensorDataset(words[:, :-1].contiguous(), words[:, 1:].contiguous())
     x = (
         torch.randint(0, 1000, (rows, *shape))
         if len(shape) == 1 and shape[0] < 100
@@ -142,12 +188,21 @@ def _read(dataset: TensorDataset) -> tuple[torch.Tensor, ...]:
     return batch
 
 
+def _losses(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """One a record: the mean over its positions where it has several targets."""
+    out = model(x)
+    if y.dim() == 1:
+        return nn.functional.cross_entropy(out, y, reduction="none")
+    words = nn.functional.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none")
+    return words.view(y.shape).mean(dim=1)
+
+
 def _plain(model: nn.Module, dataset: TensorDataset) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step() -> None:
         x, y = _read(dataset)
-        nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        _losses(model, x, y).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
@@ -170,7 +225,7 @@ def _fedsec(model: nn.Module, dataset: TensorDataset, noise: str) -> Step:
 
     def micro_batch() -> None:
         x, y = next(batches)
-        privacy.backward(nn.functional.cross_entropy(model(x), y, reduction="none"))
+        privacy.backward(_losses(model, x, y))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -188,7 +243,7 @@ def _clipping(model: nn.Module, dataset: TensorDataset) -> Step:
     def step() -> None:
         x, y = _read(dataset)
         keeper.begin(len(x))
-        keeper.backward(nn.functional.cross_entropy(model(x), y, reduction="none"))
+        keeper.backward(_losses(model, x, y))
         sums = clipped_sum(keeper, keeper.collect(), rule, len(x))
         for name, parameter in keeper.parameters.items():
             parameter.grad = sums[name].to(parameter) / len(x)

@@ -355,29 +355,32 @@ class Privacy:
         assert self._sums is not None  # noqa: S101 (a micro-batch has been collected)
         step = self._steps
         released = self._processes.once(self._sums.cpu(), step, self._charged_and_noisy)
-        self._sums.zero_()
         self._steps = step + 1  # as process 0 has counted it, before anything could leave it
         if isinstance(self._rule, AdaptiveClipping):
             self._rule = self._rule.following(float(released[-1]))
         parts = released[:-1].split([p.numel() for p in parameters.values()])  # type: ignore[no-untyped-call]
         for parameter, part in zip(parameters.values(), parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter)
+            parameter.grad = part.view_as(parameter).to(parameter, copy=True)
+        self._sums.zero_()  # `released` may be the same
 
     def _charged_and_noisy(self, total: torch.Tensor) -> torch.Tensor:
-        """From all sums and the balance to the private gradient and, for adaptive clipping, the quantile."""
+        """From all sums and the balance to the private gradient and, for adaptive clipping, the quantile.
+
+        In place: nothing else of the parameters' size is held but the noise.
+        """
         plan, rule, vector = self._plan, self._rule, total.numpy()
         if self._ledger is not None and self._steps % plan.steps_a_charge == 0:
             self._ledger.charge(plan.event, purpose=f"training step {self._steps + 1}")
         self._steps += 1
         z = plan.noise_multiplier
         sum_z, count_z = rule.multipliers(z) if isinstance(rule, AdaptiveClipping) else (z, math.inf)
-        released = np.zeros_like(vector)
         noisy = _noisy(vector[:-1], rule.l2_sensitivity, sum_z, plan.noise)
-        np.divide(noisy, plan.expected_batch_size, out=released[:-1])
+        np.divide(noisy, plan.expected_batch_size, out=vector[:-1])
         if isinstance(rule, AdaptiveClipping):
-            within = _noisy(vector[-1:], 0.5, count_z, plan.noise) / plan.expected_batch_size + 0.5
-            released[-1] = within[0]
-        return torch.from_numpy(released)
+            vector[-1:] = _noisy(vector[-1:], 0.5, count_z, plan.noise) / plan.expected_batch_size + 0.5
+        else:
+            vector[-1] = 0.0
+        return total
 
     def _require_own_parameters(self) -> None:
         """No gradient but ours may reach the optimizer."""

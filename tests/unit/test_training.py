@@ -151,6 +151,15 @@ def test_a_steps_gradient_is_the_clipped_sum_over_the_expected_size(rows, no_noi
     assert rule.l2_sensitivity > 0.4
 
 
+def test_gradients_of_a_float64_model_outlive_the_sums_they_are_made_from():
+    x, y = records().tensors
+    loop = Loop(classifier().double(), dataset=TensorDataset(x.double(), y))
+    for x, y in loop.past_trial(rows=64):
+        loop.privacy.backward(losses_of(loop.model, x, y))
+        loop.optimizer.step()
+        assert all(p.grad.dtype == torch.float64 and p.grad.any() for p in loop.model.parameters())
+
+
 @pytest.mark.usefixtures("no_noise")
 def test_nobody_drawn_is_a_step_of_noise_alone(monkeypatch):
     monkeypatch.setattr(sampling, "poisson", lambda *_: np.zeros(0, np.int64))
