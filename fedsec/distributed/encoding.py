@@ -254,13 +254,14 @@ class RecordEncoding:
         InvalidTypeError
             Not a plain array (dimension,) of these types.
         NonFiniteError, InvalidArgumentError
-            NaN or infinity, with its index; a sum that is larger than `max_sum`.
+            NaN or infinity, with its index; a sum of more than 2^50 steps. One beyond `max_sum` is taken, as
+            it may come of a rare draw: the ring may wrap around.
         """
         array = _required(vector, self.dimension)
-        levels = _kernels.quantize(array, self.granularity, self.max_sum)
+        levels = _kernels.quantize(array, self.granularity, _MAX_STEPS * self.granularity)
         if levels is None:
             raise InvalidArgumentError(
-                f"vector must be within max_sum = {self.max_sum!r} of zero, "
+                f"vector must be within 2**50 steps of {self.granularity!r}, "
                 f"got {float(np.abs(array).max())!r}"
             )
         return levels

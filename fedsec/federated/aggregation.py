@@ -35,7 +35,12 @@ def aggregate(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str])
 
 
 def _securely(plan: Plan, vectors: dict[int, Integers], dropped: dict[int, str]) -> Aggregate:
-    outcome = secagg.aggregate(vectors, modulus_bits=plan.mechanism.modulus_bits, dropped=dropped)
+    outcome = secagg.aggregate(
+        vectors,
+        modulus_bits=plan.mechanism.modulus_bits,
+        dropped=dropped,
+        parameters=plan.secagg_parameters,
+    )
     phases = outcome.seconds.values()
     seconds = {"masking": sum(s["client"] for s in phases), "unmasking": sum(s["server"] for s in phases)}
     return Aggregate(plan.mechanism.lift(outcome.sum), outcome.survivors, seconds, outcome.bytes_per_client)

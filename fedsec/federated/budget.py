@@ -1,7 +1,8 @@
 """What a federation has spent and may still spend: checked before clients train, charged before a release.
 
-With central noise everybody is charged together, and a ledger with them; with local noise each client by
-itself, for what has left it.
+With central and distributed noise everybody is charged together, and a ledger with them; with local noise
+each client by itself, for what has left it. The ledger is charged for the survivors that there were, whose
+shares make up distributed noise; the epsilon that is stated is for the fewest that there can be.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedsec._checks import whole
-from fedsec.accounting import Ledger
+from fedsec.accounting import Event, Ledger
 from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.federated.plan import Guarantee, Plan
 
@@ -45,13 +46,14 @@ class Budget:
                     f"another round would bring {whose} to epsilon {self._plan.epsilon(count):.6g}, "
                     f"the budget is {self._plan.settings.target_epsilon or self.spent().planned_epsilon:g}"
                 )
-        if self._ledger is not None and self._ledger.would_exceed(self._plan.event):
+        event = self._plan.charged_event()
+        if self._ledger is not None and event is not None and self._ledger.would_exceed(event):
             raise BudgetExceededError(f"another round does not fit the ledger {self._ledger.path}")
 
-    def charge(self, clients: Iterable[int], round_id: int) -> None:
+    def charge(self, clients: Iterable[int], round_id: int, event: Event | None) -> None:
         """Records a round, in the ledger first; if this raises, release nothing."""
-        if self._ledger is not None and self._plan.event is not None:
-            self._ledger.charge(self._plan.event, purpose=f"federated round {round_id}")
+        if self._ledger is not None and event is not None:
+            self._ledger.charge(event, purpose=f"federated round {round_id}")
         for key in clients if self.local else (_EVERYBODY,):
             self._charges[key] = self._charges.get(key, 0) + 1
 

@@ -2,7 +2,7 @@
 
 Four kinds, one for each plan: a weighted update (no privacy), a clipped update (unit: client), a sum of
 clipped record gradients (unit: record), and the outcome of the client's own private training (record,
-local noise). What leaves is what the plan's mechanism makes of it.
+local noise). What leaves is what the round's mechanism makes of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedsec import noise
 from fedsec.clipping import UpdateClipper
 from fedsec.clipping.updates import floating_tensors
 from fedsec.errors import InvalidArgumentError
-from fedsec.federated.mechanism import OPEN_RANGE, Integers
+from fedsec.federated.mechanism import OPEN_RANGE, Integers, Mechanism
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Plan, RecordPlan
 from fedsec.federated.records import Loss, RecordSums
@@ -36,7 +36,7 @@ class Contribution:
 
 
 def weighted(
-    plan: Plan, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
+    plan: Plan, mechanism: Mechanism, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
 ) -> Contribution:
     """The weighted update, and the weight as one more coordinate, so that it too travels masked."""
     vector = space.flatten(floating_tensors(update)).astype(np.float64) * weight
@@ -46,11 +46,11 @@ def weighted(
             f"weight, and weight times update, must be within {OPEN_RANGE:g} of zero in every coordinate, "
             f"got {largest!r} with weight {weight!r}"
         )
-    return Contribution(plan.mechanism.encode(np.append(vector, weight)))
+    return Contribution(mechanism.encode(np.append(vector, weight)))
 
 
 def clipped(
-    plan: Plan, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
+    plan: Plan, mechanism: Mechanism, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
 ) -> Contribution:
     """The clipped update times its share of the largest weight."""
     result = UpdateClipper(plan.rule.l2_clip_norm).clip(update)
@@ -58,19 +58,21 @@ def clipped(
     if plan.max_weight is not None:
         vector = vector * np.float64(min(1.0, weight / plan.max_weight))
     counted = plan.with_count(vector, 1, int(result.clipped))
-    return Contribution(plan.mechanism.encode(counted), result.l2_norm, num_clipped=int(result.clipped))
+    return Contribution(mechanism.encode(counted), result.l2_norm, num_clipped=int(result.clipped))
 
 
-def summed(plan: Plan, sums: RecordSums, model: torch.nn.Module, dataset: Any, loss: Loss) -> Contribution:
+def summed(
+    plan: Plan, mechanism: Mechanism, sums: RecordSums, model: torch.nn.Module, dataset: Any, loss: Loss
+) -> Contribution:
     """Minus the sum of clipped gradients over a Poisson sample: the direction of descent."""
     drawn = sums.draw(model, dataset, loss, plan.rule)
     vector = plan.with_count(-drawn.vector, drawn.num_records, drawn.num_clipped)
-    return Contribution(plan.mechanism.encode(vector), None, drawn.num_records, drawn.num_clipped)
+    return Contribution(mechanism.encode(vector), None, drawn.num_records, drawn.num_clipped)
 
 
 def privately_trained(
-    plan: Plan, records: RecordPlan, space: ParameterSpace, sums: RecordSums, model: torch.nn.Module,
-    dataset: Any, loss: Loss,
+    plan: Plan, mechanism: Mechanism, records: RecordPlan, space: ParameterSpace, sums: RecordSums,
+    model: torch.nn.Module, dataset: Any, loss: Loss,
 ) -> Contribution:  # fmt: skip
     """The change of the model over the client's own steps of private SGD, each with its own noise."""
     local = copy.deepcopy(model)
@@ -82,4 +84,4 @@ def privately_trained(
         space.add_(local, scale * noisy)
         num_units, num_clipped = num_units + step.num_records, num_clipped + step.num_clipped
     update = space.flatten(space.difference(local, model))
-    return Contribution(plan.mechanism.encode(update), None, num_units, num_clipped)
+    return Contribution(mechanism.encode(update), None, num_units, num_clipped)

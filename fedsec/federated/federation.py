@@ -23,7 +23,13 @@ from fedsec import sampling
 from fedsec._checks import whole
 from fedsec.accounting import Event, Ledger
 from fedsec.clipping import ClippingRule
-from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.errors import (
+    AggregationAborted,
+    BudgetExceededError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    ProtocolError,
+)
 from fedsec.federated import state as saving
 from fedsec.federated.aggregation import Aggregate, aggregate
 from fedsec.federated.budget import Budget
@@ -64,9 +70,9 @@ class Federation:
     target_epsilon : float > 0, optional
         The budget. Without `noise_multiplier` the noise is calibrated to it over all planned rounds.
     target_delta : float in (0, 1)
-    noise : "central" or "local"
-        The server's, added to the aggregated sum; or each client's own, before anything leaves it, with
-        an epsilon for each client.
+    noise : "central", "distributed" or "local"
+        The server's, added to the aggregated sum; a share of each client's, so that only the noisy sum is
+        ever revealed (docs/distributed_noise.md); or each client's own, with an epsilon for each client.
     sampling_probability : float in (0, 1], optional
         The probability with which each unit takes part in a round, independently (Poisson): records
         within clients for unit="record"; clients for unit="client", there without secure aggregation.
@@ -77,6 +83,9 @@ class Federation:
         `max_weight`; the sum of the weights of all clients, declared public, takes the place of their number.
     secure_aggregation : bool
         Sum under masks. The server then never sees one client's contribution.
+    corrupt_fraction, dropout_fraction : float in [0, 1], optional
+        noise="distributed": which shares of a cohort may be corrupt and lost; 0.05 and 0.1 by default, or
+        what a small cohort allows. Noise is sized for the honest ones that are left.
     strategy : FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, or one of your own
         How the mean update moves the model.
     local_steps, local_learning_rate : int >= 1, float > 0
@@ -116,6 +125,8 @@ class Federation:
         max_weight: float | None = None,
         total_weight: float | None = None,
         secure_aggregation: bool = True,
+        corrupt_fraction: float | None = None,
+        dropout_fraction: float | None = None,
         strategy: Strategy | None = None,
         local_steps: int = 1,
         local_learning_rate: float = 1.0,
@@ -140,6 +151,8 @@ class Federation:
             max_weight=max_weight,
             total_weight=total_weight,
             secure_aggregation=secure_aggregation,
+            corrupt_fraction=corrupt_fraction,
+            dropout_fraction=dropout_fraction,
             local_steps=local_steps,
             local_learning_rate=local_learning_rate,
         )
@@ -198,7 +211,7 @@ class Federation:
         return self.plan.event, self.spent().rounds_charged
 
     def client_epsilon(self, client: int) -> float:
-        """What one client has spent of its own; with central noise, what everybody has. As for `spent`."""
+        """What one client has spent of its own; else what everybody has. As for `spent`."""
         return self._budget.epsilon_of(
             whole("client", client, minimum=0, maximum=self.settings.num_clients - 1)
         )
@@ -286,17 +299,25 @@ class Federation:
         uploaders, plan = current.uploaders(), self.plan
         self._budget.require(uploaders)
         if self._budget.local:  # it has left them, whatever becomes of the round
-            self._budget.charge(uploaders, current.round_id)
-        total = aggregate(plan, current.vectors(), current.lost())
+            self._budget.charge(uploaders, current.round_id, plan.event)
+        try:
+            total = aggregate(plan, current.vectors(), current.lost())
+        except AggregationAborted:
+            if current.opened():  # shares of some have left them
+                self._charge(current, len(uploaders))
+            raise
         if not self._budget.local:
-            self._budget.charge(uploaders, current.round_id)
+            self._charge(current, len(total.survivors))
         started = time.perf_counter()
-        released = plan.mechanism.release(total.integers)
+        released = current.mechanism.release(total.integers)
         noise_seconds = time.perf_counter() - started
         total.integers.fill(0)
         self._space.add_(self.model, self.strategy.step(self._mean(released), self._strategy_state))
         self.plan = plan.following(released)
         return RoundReport(current.round_id, self.spent(), _operator_figures(current, total, noise_seconds))
+
+    def _charge(self, current: Round, survivors: int) -> None:
+        self._budget.charge(current.uploaders(), current.round_id, self.plan.charged_event(survivors))
 
     def _mean(self, released: Reals) -> Reals:
         """The mean update: by the weights' own sum without privacy, by the public expected count with it."""

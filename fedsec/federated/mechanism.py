@@ -1,6 +1,7 @@
 """From one client's bounded vector to the integers that travel, and from their sum to what is released.
 
-A mechanism says where noise is added: nowhere, by the server, or by each client; one class for each place.
+A mechanism says where noise is added: nowhere, by the server, by each client, or a share by each client; one
+class for each place.
 The noise takes its scale, in the integer units that travel, from what one unit can change, rounding included.
 
 Rounding is at random, by one uniform number a coordinate that does not depend on data. Given those, two
@@ -11,15 +12,18 @@ for floor(a + u) and floor(b + u) differ by less than |a - b| + 1: the same as f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fedsec import noise, secagg
+from fedsec import distributed, noise, secagg
 
-Integers = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Integers = npt.NDArray[Any]  # of an integer dtype
 Reals = npt.NDArray[np.float64]
 
 # A discrete Gaussian passes 64 standard deviations with probability below exp(-2048).
@@ -42,12 +46,16 @@ class Mechanism(Protocol):
         """The ring that they travel in."""
         ...
 
+    def of_round(self, public_key: bytes) -> Self:
+        """The same for one round, with 32 bytes that all of it share."""
+        ...
+
     def encode(self, vector: npt.NDArray[Any]) -> Integers:
         """The client's side: integers, with the client's own noise where it adds any."""
         ...
 
     def lift(self, residues: npt.NDArray[Any]) -> Integers:
-        """The signed sum that residues stand for; refuses one that no such contributions can have."""
+        """The sum that residues stand for; refuses one that no such contributions can have."""
         ...
 
     def release(self, total: Integers) -> Reals:
@@ -66,6 +74,10 @@ class Rounding:
     def modulus_bits(self) -> int:
         """See `Mechanism`."""
         return self.quantizer.modulus_bits
+
+    def of_round(self, public_key: bytes) -> Self:
+        """See `Mechanism`: all rounds are alike."""
+        return self
 
     def encode(self, vector: npt.NDArray[Any]) -> Integers:
         """See `Mechanism`."""
@@ -102,6 +114,40 @@ class LocalNoise(Rounding):
         integers = super().encode(vector)
         integers += noise.discrete_gaussian(integers.size, self.integer_stddev)
         return integers
+
+
+@dataclass(frozen=True)
+class DistributedNoise:
+    """A share of each client's, of which the sum protects: the server is not trusted with noise either."""
+
+    plan: distributed.Plan
+    rotation_key: bytes | None = None
+
+    @property
+    def vector_length(self) -> int:
+        """See `Mechanism`; padding included."""
+        return self.plan.encoding.length
+
+    @property
+    def modulus_bits(self) -> int:
+        """See `Mechanism`."""
+        return self.plan.modulus_bits
+
+    def of_round(self, public_key: bytes) -> DistributedNoise:
+        """See `Mechanism`: each round has a rotation of its own."""
+        return replace(self, rotation_key=public_key)
+
+    def encode(self, vector: npt.NDArray[Any]) -> Integers:
+        """See `Mechanism`; residues."""
+        return self.plan.share_residues(vector, self.rotation_key)
+
+    def lift(self, residues: npt.NDArray[Any]) -> Integers:
+        """See `Mechanism`; as they are, for the ring is allowed to wrap around once in a million rounds."""
+        return residues
+
+    def release(self, total: Integers) -> Reals:
+        """See `Mechanism`: there is noise in it already."""
+        return self.plan.decode(total, self.rotation_key).astype(np.float64)
 
 
 def without_noise(vector_length: int, num_clients: int) -> Rounding:

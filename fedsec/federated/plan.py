@@ -26,12 +26,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedsec import accounting
+from fedsec import accounting, distributed, secagg
 from fedsec.accounting import NeighboringRelation
 from fedsec.clipping import AdaptiveClipping, ClippingRule, UpdateClipper
 from fedsec.errors import CalibrationError
-from fedsec.federated.mechanism import Mechanism, Reals, with_noise, without_noise
+from fedsec.federated.mechanism import (
+    DistributedNoise,
+    Mechanism,
+    Reals,
+    with_noise,
+    without_noise,
+)
 from fedsec.federated.settings import Settings
+from fedsec.secagg.local import CORRUPT_FRACTION, DROPOUT_FRACTION, default_parameters
 
 # Below so many clients a report says that a sum over them is not much cover.
 _FEW = 10
@@ -144,6 +151,8 @@ class Plan:
             return without_noise(self.dimension + 1, s.max_cohort)  # and the weight
         if s.unit == "record" and s.noise == "local":
             return without_noise(self.dimension, s.max_cohort)  # the noise is in the client's own steps
+        if self.distributed is not None:
+            return DistributedNoise(self.distributed)
         units = s.max_cohort if s.unit == "client" else s.num_records or 0
         return with_noise(
             s.noise,
@@ -152,6 +161,48 @@ class Plan:
             self.noise_multiplier,
             max_sum=units * self.l2_sensitivity,
             num_clients=s.max_cohort,
+        )
+
+    @cached_property
+    def distributed(self) -> distributed.Plan | None:
+        """For noise="distributed": shares, ring and cost; `lines` of it are for people."""
+        p = self.secagg_parameters
+        if p is None:
+            return None
+        cohort = distributed.Cohort(p.num_clients, p.min_survivors, p.max_corrupt)
+        dimension = self.dimension + self._counts
+        if self.records is None:
+            return distributed.plan_clients(
+                cohort,
+                dimension=dimension,
+                l2_clip_norm=self.l2_sensitivity,
+                noise_multiplier=self.noise_multiplier,
+            )
+        q = self.records.sampling_probability
+        most, excess = distributed.most_drawn(self.records.num_records, q)
+        return distributed.plan_records(
+            cohort,
+            distributed.RecordEncoding(
+                dimension, self.l2_sensitivity, most * self.l2_sensitivity, excess_probability=excess
+            ),
+            noise_multiplier=self.noise_multiplier,
+            sampling_probability=q,
+            neighboring_relation=self.relation,
+        )
+
+    @cached_property
+    def secagg_parameters(self) -> secagg.Parameters | None:
+        """For noise="distributed", whose shares are sized for the fewest survivors; else each round's own."""
+        s = self.settings
+        if self.noise != "distributed":
+            return None
+        corrupt, lost = s.corrupt_fraction, s.dropout_fraction
+        if corrupt is None and lost is None:
+            return default_parameters(s.max_cohort)
+        return secagg.recommend(
+            num_clients=s.max_cohort,
+            corrupt_fraction=CORRUPT_FRACTION if corrupt is None else corrupt,
+            dropout_fraction=DROPOUT_FRACTION if lost is None else lost,
         )
 
     @property
@@ -230,8 +281,18 @@ class Plan:
 
     @cached_property
     def event(self) -> accounting.Event | None:
-        """What one round costs a unit, or with local noise one round of a client its own unit."""
+        """What one round costs a unit, at most; with local noise one round of a client its own unit.
+
+        A Gaussian, as which the mechanism's integer noise is at least as private.
+        """
         return _event(self.settings, self.noise_multiplier) if self.private else None
+
+    def charged_event(self, survivors: int | None = None) -> accounting.Event | None:
+        """What a round with so many survivors costs, for a ledger; by default with the fewest that can be.
+
+        With distributed noise more survivors are more noise; else it is `event`.
+        """
+        return self.event if self.distributed is None else self.distributed.event(survivors)
 
     @cached_property
     def planned_charges(self) -> int:
@@ -340,13 +401,14 @@ def _declared_public(settings: Settings) -> tuple[str, ...]:
     names = ["number of clients"]
     names += [] if settings.poisson_clients else ["cohort size"]
     names += ["number of records"] if settings.unit == "record" else []
+    names += ["fewest survivors", "most corrupt clients"] if settings.noise == "distributed" else []
     names += ["sum of all weights", "largest weight"] if settings.max_weight is not None else []
     return tuple(names)
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
     """What an aggregation gives away by itself, whatever the noise does for those who see models."""
-    if settings.private and settings.noise == "local":
+    if settings.private and settings.noise != "central":
         return
     if not settings.secure_aggregation:
         yield "the server sees each client's contribution"

@@ -7,6 +7,7 @@ that the guarantee does not cover are `operator_only`: kept apart, shown only wh
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class Round:
         self._plan = plan
         self._sums = sums
         self._finish = finish
+        # Public, and drawn when who takes part is known: no contribution can be made to suit it.
+        self.mechanism = plan.mechanism.of_round(os.urandom(32))
         self._records_seen = 0
         self._open = True
 
@@ -129,7 +132,7 @@ class Round:
             )
         update = space.difference(local, self._model)
         make = contributions.clipped if plan.private else contributions.weighted
-        self._accept(client, make(plan, space, update, weight))
+        self._accept(client, make(plan, self.mechanism, space, update, weight))
 
     def submit_records(
         self, client: int, dataset: Any, loss: Loss, model: torch.nn.Module | None = None
@@ -172,10 +175,10 @@ class Round:
         try:
             contribution = (
                 contributions.privately_trained(
-                    self._plan, records, self._space, self._sums, start, dataset, loss
+                    self._plan, self.mechanism, records, self._space, self._sums, start, dataset, loss
                 )
                 if self._plan.noise == "local"
-                else contributions.summed(self._plan, self._sums, start, dataset, loss)
+                else contributions.summed(self._plan, self.mechanism, self._sums, start, dataset, loss)
             )
         except NonFiniteError:
             self.drops[client] = "upload"
@@ -202,7 +205,8 @@ class Round:
         ------
         AggregationAborted
             Too few clients are left. Nothing was released; the round counts as one of the planned rounds.
-            Central noise is then not charged; local noise is, for it had left the clients.
+            Central noise is then not charged; local noise is, for it had left the clients; distributed noise
+            is if shares had left them, which open the sum.
         BudgetExceededError
             What other rounds have spent since this one began leaves too little. Nothing was released.
         """
@@ -238,6 +242,13 @@ class Round:
         """The clients whose contribution leaves them."""
         lost = self.lost()
         return [client for client in self.cohort if client not in lost or lost[client] in secagg.AFTER_UPLOAD]
+
+    def opened(self) -> bool:
+        """Whether enough clients have lived to sign the survivors, so that shares leave them."""
+        p, lost = self._plan.secagg_parameters, self.lost()
+        last = secagg.Phase.UNMASK.value
+        signers = [client for client in self.cohort if client not in lost or lost[client] == last]
+        return p is not None and len(signers) >= p.min_survivors
 
     def figures(self) -> dict[str, Any]:
         """What the contributions say about participants, for `OperatorFigures`."""

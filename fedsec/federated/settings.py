@@ -21,7 +21,7 @@ from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedErr
 
 MIN_COHORT = 3
 UNITS = ("client", "record")
-NOISES = ("central", "local")
+NOISES = ("central", "distributed", "local")
 CLIPPINGS: dict[str, type[ClippingRule]] = {
     "flat": FlatClipping,
     "per_layer": PerLayerClipping,
@@ -51,6 +51,8 @@ class Settings:
     secure_aggregation: bool
     local_steps: int
     local_learning_rate: float
+    corrupt_fraction: float | None = None
+    dropout_fraction: float | None = None
 
     def __post_init__(self) -> None:
         whole("num_clients", self.num_clients, minimum=1)
@@ -79,10 +81,29 @@ class Settings:
             raise InvalidArgumentError(
                 "num_rounds=None runs until the budget is spent: it needs noise_multiplier and target_epsilon"
             )
+        self._check_distributed()
         self._check_sampling()
         self._check_privacy()
         self._check_clipping()
         self._check_weights()
+
+    def _check_distributed(self) -> None:
+        for name in ("corrupt_fraction", "dropout_fraction"):
+            if (value := getattr(self, name)) is not None:
+                probability(name, value)
+                if self.noise != "distributed":
+                    raise InvalidArgumentError(f"{name} belongs to noise='distributed', got {value!r}")
+        if self.noise != "distributed":
+            return
+        if not self.secure_aggregation:
+            raise UnsupportedError(
+                "noise='distributed' hides clients in the sum of all shares: it needs secure_aggregation=True"
+            )
+        if self.poisson_clients:
+            raise UnsupportedError(
+                "Poisson sampling of clients together with noise='distributed': the server sees who takes "
+                "part, and how much noise there is would depend on it; use cohort_size, a fixed cohort"
+            )
 
     def _check_sampling(self) -> None:
         if self.sampling_probability is not None:
@@ -119,10 +140,10 @@ class Settings:
             )
         if self.private and self.target_delta is None:
             raise InvalidArgumentError("target_delta must be given with noise, got None")
-        if not self.private and (self.noise == "local" or self.target_delta is not None):
+        if not self.private and (self.noise != "central" or self.target_delta is not None):
             raise InvalidArgumentError(
-                "noise='local' and target_delta belong to privacy: give l2_clip_norm, and noise_multiplier "
-                "or target_epsilon"
+                f"noise={self.noise!r} and target_delta belong to privacy: give l2_clip_norm, and "
+                "noise_multiplier or target_epsilon"
             )
         if self.unit == "client" and self.num_records is not None:
             raise InvalidArgumentError(f"num_records belongs to unit='record', got {self.num_records}")

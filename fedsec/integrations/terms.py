@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from fedsec.clipping import clip_update
-from fedsec.errors import AggregationAborted, InvalidArgumentError
+from fedsec.errors import AggregationAborted, InvalidArgumentError, UnsupportedError
 from fedsec.federated.plan import Plan, make_plan
 from fedsec.federated.settings import Settings
 from fedsec.secagg import Schema, model_digest
@@ -49,6 +49,11 @@ class Terms:
 
     def plan(self, schema: Schema) -> Plan:
         """What is run and what it costs, for a model of this schema."""
+        if self.noise == "distributed":
+            raise UnsupportedError(
+                "noise='distributed' is sized for the survivors and corrupt clients of one cohort, which are "
+                "not known here: use fedsec.distributed with secagg.Client, or noise='central' or 'local'"
+            )
         settings = Settings(
             num_clients=self.max_clients,
             cohort_size=None,

@@ -22,7 +22,8 @@ from fedsec.secagg.parameters import MAX_ATTEMPTS, Parameters, recommend
 from fedsec.secagg.server import Server
 from fedsec.secagg.store import SessionStore
 
-_CORRUPT, _LOST = 0.05, 0.1  # fractions of a cohort that a session is set up for if nothing else is said
+# Fractions of a cohort that a session is set up for if nothing else is said.
+CORRUPT_FRACTION, DROPOUT_FRACTION = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def aggregate(
 
 def default_parameters(num_clients: int, num_dropped: int = 0) -> Parameters:
     """What `aggregate` sets up: for as many losses as are asked for, or the most that is feasible."""
-    wanted = max(ceil(_LOST * num_clients), num_dropped)
+    wanted = max(ceil(DROPOUT_FRACTION * num_clients), num_dropped)
     if found := _feasible(num_clients, wanted):
         return found
     most = bisect_left(range(1, wanted + 1), True, key=lambda lost: _feasible(num_clients, lost) is None)
@@ -85,7 +86,7 @@ def _feasible(num_clients: int, lost: int) -> Parameters | None:
 
 def _recommend(num_clients: int, lost: int) -> Parameters:
     fraction = lost / max(1, num_clients)  # no clients are refused by name
-    return recommend(num_clients=num_clients, corrupt_fraction=_CORRUPT, dropout_fraction=fraction)
+    return recommend(num_clients=num_clients, corrupt_fraction=CORRUPT_FRACTION, dropout_fraction=fraction)
 
 
 class LocalSession:

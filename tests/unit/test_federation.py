@@ -651,7 +651,7 @@ REFUSED = [
     ({"cohort_size": 6}, InvalidArgumentError, r"cohort_size must be in \[1, 5\], got 6"),
     ({"cohort_size": 0}, InvalidArgumentError, "cohort_size"),
     ({"unit": "hospital"}, InvalidArgumentError, "hospital"),
-    ({**CLIENT, "noise": "none"}, InvalidArgumentError, "central, local"),
+    ({**CLIENT, "noise": "none"}, InvalidArgumentError, "central, distributed, local"),
     ({**CLIENT, "noise_multiplier": 0.0}, InvalidArgumentError, "noise_multiplier"),
     ({**CLIENT, "noise_multiplier": math.nan}, InvalidArgumentError, "noise_multiplier"),
     ({**CLIENT, "noise_multiplier": -1.0}, InvalidArgumentError, "noise_multiplier"),
