@@ -1,6 +1,6 @@
 """The demo's models, and the recipe with which each is trained privately (torch).
 
-After `data` and `partition`, before `run`. How the recipes were tuned, and on what: docs/demo.md.
+After `data`, before `run`. How the recipes were tuned, and on what: docs/demo.md.
 
 References
 ----------

@@ -19,9 +19,9 @@ from fedsec import sampling
 from fedsec._checks import real, whole
 from fedsec.demo.data import DataSet
 from fedsec.demo.models import Recipe, recipe, small_cnn
-from fedsec.demo.partition import dirichlet
 from fedsec.errors import AggregationAborted, InvalidArgumentError
 from fedsec.federated import FedAvg, Federation, Guarantee, Round
+from fedsec.federated.partition import dirichlet
 from fedsec.federated.round import PHASES, RoundReport
 from fedsec.report import PrivacyReport
 

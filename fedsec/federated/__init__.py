@@ -1,13 +1,16 @@
 """Private federated averaging around any local training function. Needs torch.
 
 `Federation` draws cohorts, hands out models, takes updates in, aggregates them securely, adds noise,
-charges the budget and steps the model. `FedAvg` says how the mean update moves the model.
+charges the budget and steps the model. `FedAvg` and its kin say how the mean update moves the model;
+`simulate` runs all of it in one process, on data that `partition` has spread over clients.
 """
 
 from fedsec import clipping as _clipping  # noqa: F401 (first: it says what to install where torch is missing)
+from fedsec.federated import partition
 from fedsec.federated.federation import Federation
 from fedsec.federated.plan import Guarantee, Plan
 from fedsec.federated.round import Round, RoundReport
+from fedsec.federated.simulation import Losses, RoundMetrics, Simulation, simulate
 from fedsec.federated.strategies import (
     FedAdagrad,
     FedAdam,
@@ -26,9 +29,14 @@ __all__ = [
     "FedYogi",
     "Federation",
     "Guarantee",
+    "Losses",
     "Plan",
     "Round",
+    "RoundMetrics",
     "RoundReport",
+    "Simulation",
     "Strategy",
+    "partition",
     "proximal_term",
+    "simulate",
 ]

@@ -31,7 +31,7 @@ from fedsec.errors import (
     ProtocolError,
 )
 from fedsec.federated import state as saving
-from fedsec.federated.aggregation import Aggregate, aggregate
+from fedsec.federated.aggregation import Aggregate, Schedule
 from fedsec.federated.budget import Budget
 from fedsec.federated.mechanism import Reals
 from fedsec.federated.parameters import Chosen, ParameterSpace
@@ -81,8 +81,9 @@ class Federation:
     max_weight, total_weight : float, optional
         unit="client" under privacy: a mean weighted by `Round.submit`'s weights, which count up to
         `max_weight`; the sum of the weights of all clients, declared public, takes the place of their number.
-    secure_aggregation : bool
-        Sum under masks. The server then never sees one client's contribution.
+    secure_aggregation : bool or "insecure_session_key"
+        Sum under masks. The server then never sees one client's contribution. By name, to rehearse a run:
+        masks from one key of this process, without key agreement and signatures; every report says so.
     corrupt_fraction, dropout_fraction : float in [0, 1], optional
         noise="distributed": which shares of a cohort may be corrupt and lost; 0.05 and 0.1 by default, or
         what a small cohort allows. Noise is sized for the honest ones that are left.
@@ -95,6 +96,8 @@ class Federation:
         else the model holds is each client's own, and never leaves it.
     ledger : Ledger, optional
         Charged before each release; not with local noise, which is each client's own to account for.
+    insecure_sampling_seed : int, optional
+        For debugging: cohorts come from a seed, and every report says that it is a simulation.
 
     Under privacy the sum is divided by the public expected count, never by survivors or the realised
     sample. For unit="record" the update is minus the mean clipped gradient, so `strategy.learning_rate`
@@ -124,7 +127,7 @@ class Federation:
         num_records: int | None = None,
         max_weight: float | None = None,
         total_weight: float | None = None,
-        secure_aggregation: bool = True,
+        secure_aggregation: bool | str = True,
         corrupt_fraction: float | None = None,
         dropout_fraction: float | None = None,
         strategy: Strategy | None = None,
@@ -132,6 +135,7 @@ class Federation:
         local_learning_rate: float = 1.0,
         parameters: Chosen = None,
         ledger: Ledger | None = None,
+        insecure_sampling_seed: int | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -153,6 +157,7 @@ class Federation:
             secure_aggregation=secure_aggregation,
             corrupt_fraction=corrupt_fraction,
             dropout_fraction=dropout_fraction,
+            insecure_sampling_seed=insecure_sampling_seed,
             local_steps=local_steps,
             local_learning_rate=local_learning_rate,
         )
@@ -177,7 +182,9 @@ class Federation:
     def __reduce__(self) -> NoReturn:
         raise InvalidTypeError("a Federation counts what has been spent and cannot be pickled or copied")
 
-    def rounds(self, stop: Callable[[RoundReport], bool] | None = None) -> Iterator[Round]:
+    def rounds(
+        self, stop: Callable[[RoundReport], bool] | None = None, lost: Schedule | None = None
+    ) -> Iterator[Round]:
         """The rounds of the run, one at a time.
 
         Parameters
@@ -186,6 +193,9 @@ class Federation:
             Called with each finished round's report; true ends the run. What it reads (accuracy, loss)
             must be public: a metric on private records would have to be charged itself. As stopping
             then depends on what was released, `spent` states the epsilon of all planned rounds.
+        lost : callable, optional
+            ``lost(round_id, cohort)``: who will be lost, {client: phase}, known beforehand as in a
+            simulation. Then each contribution is masked and added when it is submitted, and none is kept.
 
         Raises
         ------
@@ -195,7 +205,7 @@ class Federation:
         """
         if stop is not None and not callable(stop):
             raise InvalidTypeError(f"stop must be callable, got {stop!r}")
-        return self._rounds(stop)
+        return self._rounds(stop, lost)
 
     def spent(self) -> Guarantee:
         """What has been spent so far, as a guarantee; with local noise, that of the client who spent most.
@@ -258,13 +268,13 @@ class Federation:
 
     # ---- rounds
 
-    def _rounds(self, stop: Callable[[RoundReport], bool] | None) -> Iterator[Round]:
+    def _rounds(self, stop: Callable[[RoundReport], bool] | None, lost: Schedule | None) -> Iterator[Round]:
         while self.settings.num_rounds is None or self._rounds_started < self.settings.num_rounds:
             cohort = self._draw_cohort()
             if self.settings.num_rounds is None and not self._affordable(cohort):
                 return
             self._budget.require(cohort)
-            current = self._start(cohort)
+            current = self._start(cohort, lost)
             yield current
             current.close()
             if stop is not None and current.report is not None and stop(current.report):
@@ -272,10 +282,19 @@ class Federation:
                 return
 
     def _draw_cohort(self) -> tuple[int, ...]:
-        if self.settings.poisson_clients:
-            drawn = sampling.poisson(self.settings.num_clients, self.settings.sampling_probability or 0.0)
+        s = self.settings
+        if s.insecure_sampling_seed is not None:
+            rng = np.random.default_rng((s.insecure_sampling_seed, self._rounds_started))
+            chance = rng.random(s.num_clients)
+            drawn = (
+                np.flatnonzero(chance < (s.sampling_probability or 0.0))
+                if s.poisson_clients
+                else np.sort(np.argsort(chance)[: s.max_cohort])
+            )
+        elif s.poisson_clients:
+            drawn = sampling.poisson(s.num_clients, s.sampling_probability or 0.0)
         else:
-            drawn = sampling.fixed_size(self.settings.num_clients, self.settings.max_cohort)
+            drawn = sampling.fixed_size(s.num_clients, s.max_cohort)
         return tuple(int(client) for client in drawn)
 
     def _affordable(self, cohort: tuple[int, ...]) -> bool:
@@ -285,13 +304,14 @@ class Federation:
             return False
         return True
 
-    def _start(self, cohort: tuple[int, ...]) -> Round:
+    def _start(self, cohort: tuple[int, ...], lost: Schedule | None) -> Round:
         """Opens a round; one that is still open is left behind."""
         if self._current is not None:
             self._current.close()
         self._rounds_started += 1
+        known = None if lost is None else dict(lost(self._rounds_started, cohort))
         self._current = Round(
-            self._rounds_started, cohort, self.model, self._space, self.plan, self._sums, self._finish
+            self._rounds_started, cohort, self.model, self._space, self.plan, self._sums, known, self._finish
         )
         return self._current
 
@@ -301,7 +321,7 @@ class Federation:
         if self._budget.local:  # it has left them, whatever becomes of the round
             self._budget.charge(uploaders, current.round_id, plan.event)
         try:
-            total = aggregate(plan, current.vectors(), current.lost())
+            total = current.collector.finish(current.lost())
         except AggregationAborted:
             if current.opened():  # shares of some have left them
                 self._charge(current, len(uploaders))

@@ -37,7 +37,7 @@ from fedsec.federated.mechanism import (
     with_noise,
     without_noise,
 )
-from fedsec.federated.settings import Settings
+from fedsec.federated.settings import SESSION_KEY, Settings
 from fedsec.secagg.local import CORRUPT_FRACTION, DROPOUT_FRACTION, default_parameters
 
 # Below so many clients a report says that a sum over them is not much cover.
@@ -407,7 +407,11 @@ def _declared_public(settings: Settings) -> tuple[str, ...]:
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
-    """What an aggregation gives away by itself, whatever the noise does for those who see models."""
+    """What is only simulated; what an aggregation gives away, whatever noise does for who sees models."""
+    if settings.insecure_sampling_seed is not None:
+        yield "simulation, no guarantee: cohorts were drawn from a seed"
+    if settings.secure_aggregation == SESSION_KEY:
+        yield "simulation: masks came from one session key, which hides nothing from whoever runs it"
     if settings.private and settings.noise != "central":
         return
     if not settings.secure_aggregation:

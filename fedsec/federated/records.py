@@ -115,7 +115,9 @@ def require_records(dataset: Any) -> int:
 
 
 def _read(dataset: Any, indices: npt.NDArray[np.int64]) -> tuple[Any, Any]:
-    """Records as a batch; a TensorDataset is read at once."""
+    """Records as a batch; a TensorDataset, or a Subset of one, is read at once."""
+    while type(dataset) is torch.utils.data.Subset:
+        dataset, indices = dataset.dataset, np.asarray(dataset.indices)[indices]
     if type(dataset) is torch.utils.data.TensorDataset:
         pair = dataset[torch.from_numpy(indices)]
     else:

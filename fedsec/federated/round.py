@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 
 from fedsec import secagg
@@ -26,8 +25,8 @@ from fedsec.errors import (
     UnsupportedError,
 )
 from fedsec.federated import contributions
+from fedsec.federated.aggregation import Collector, Waiting, collector, uploads
 from fedsec.federated.contributions import Contribution
-from fedsec.federated.mechanism import Integers
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Guarantee, Plan
 from fedsec.federated.records import Loss, RecordSums, require_records
@@ -67,6 +66,7 @@ class Round:
         space: ParameterSpace,
         plan: Plan,
         sums: RecordSums | None,
+        lost: Mapping[int, str] | None,
         finish: Callable[[Round], RoundReport],
     ) -> None:
         self.round_id = round_id
@@ -84,6 +84,11 @@ class Round:
         self.mechanism = plan.mechanism.of_round(os.urandom(32))
         self._records_seen = 0
         self._open = True
+        self._collector: Collector | None = None if lost is not None else Waiting(plan, cohort)
+        self._streams = False
+        for client, phase in (lost or {}).items():
+            self.drop(client, phase)
+        self._streams = lost is not None
 
     def __repr__(self) -> str:
         return f"Round({self.round_id}, {'open' if self._open else 'closed'})"
@@ -180,7 +185,7 @@ class Round:
                 if self._plan.noise == "local"
                 else contributions.summed(self._plan, self.mechanism, self._sums, start, dataset, loss)
             )
-        except NonFiniteError:
+        except (NonFiniteError, UnsupportedError):  # another draw would select by what is in records
             self.drops[client] = "upload"
             raise
         self.training_seconds += time.perf_counter() - started
@@ -191,11 +196,18 @@ class Round:
         """Says that a client is lost: it never sends the message of `phase`.
 
         Who is lost after the upload ("agree", "unmask") is in the sum. Who does not submit is lost at
-        "upload", unless dropped at an earlier phase.
+        "upload", unless dropped at an earlier phase. Where contributions are added as they come, what was
+        submitted stays in the sum.
         """
         client = self._require_member(client)
         if phase not in PHASES:
             raise InvalidArgumentError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
+        if self._streams and phase not in secagg.AFTER_UPLOAD:
+            if client in self._contributions:
+                raise ProtocolError(
+                    f"client {client} has uploaded, and is in the sum of round {self.round_id}"
+                )
+            phase = "upload"
         self.drops[client] = phase
 
     def finish(self) -> RoundReport:
@@ -233,15 +245,17 @@ class Round:
             c: self._phase_of_loss(c) for c in self.cohort if c in self.drops or c not in self._contributions
         }
 
-    def vectors(self) -> dict[int, Integers]:
-        """What each of the cohort hands in; zeros for those whose upload never comes."""
-        zeros, uploaders = np.zeros(self._plan.mechanism.vector_length, np.int64), set(self.uploaders())
-        return {c: self._contributions[c].integers if c in uploaders else zeros for c in self.cohort}
+    @property
+    def collector(self) -> Collector:
+        """What adds the contributions up; with losses that are known, made when the first one comes."""
+        if self._collector is None:
+            self._collector = collector(self._plan, self.cohort, dict(self.drops))
+        return self._collector
 
     def uploaders(self) -> list[int]:
         """The clients whose contribution leaves them."""
         lost = self.lost()
-        return [client for client in self.cohort if client not in lost or lost[client] in secagg.AFTER_UPLOAD]
+        return [client for client in self.cohort if uploads(client, lost)]
 
     def opened(self) -> bool:
         """Whether enough clients have lived to sign the survivors, so that shares leave them."""
@@ -264,6 +278,10 @@ class Round:
         return "upload" if said in secagg.AFTER_UPLOAD and client not in self._contributions else said
 
     def _accept(self, client: int, contribution: Contribution) -> None:
+        self.collector.add(client, contribution.integers)
+        if self._streams:
+            contribution.integers.fill(0)
+            contribution = replace(contribution, integers=contribution.integers[:0].copy())
         self._contributions[client] = contribution
 
     def _require_global(self, model: torch.nn.Module) -> torch.nn.Module:

@@ -22,6 +22,8 @@ from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedErr
 MIN_COHORT = 3
 UNITS = ("client", "record")
 NOISES = ("central", "distributed", "local")
+# For `secure_aggregation`: real masks from one key that the process makes, to rehearse a run.
+SESSION_KEY = "insecure_session_key"
 CLIPPINGS: dict[str, type[ClippingRule]] = {
     "flat": FlatClipping,
     "per_layer": PerLayerClipping,
@@ -48,7 +50,8 @@ class Settings:
     num_records: int | None
     max_weight: float | None
     total_weight: float | None
-    secure_aggregation: bool
+    secure_aggregation: bool | str
+    insecure_sampling_seed: int | None
     local_steps: int
     local_learning_rate: float
     corrupt_fraction: float | None = None
@@ -56,10 +59,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         whole("num_clients", self.num_clients, minimum=1)
-        if not isinstance(self.secure_aggregation, bool):
+        if not (isinstance(self.secure_aggregation, bool) or self.secure_aggregation == SESSION_KEY):
             raise InvalidTypeError(
-                f"secure_aggregation must be True or False, got {self.secure_aggregation!r}"
+                f"secure_aggregation must be True, False or {SESSION_KEY!r}, got {self.secure_aggregation!r}"
             )
+        if self.insecure_sampling_seed is not None:
+            whole("insecure_sampling_seed", self.insecure_sampling_seed, minimum=0)
         _one_of("unit", self.unit, UNITS)
         _one_of("noise", self.noise, NOISES)
         whole("local_steps", self.local_steps, minimum=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsec.clipping.records import refuse_mixing_layers
+from fedsec.clipping.layers import refuse_mixing_layers
 from fedsec.demo.data import DataSet
 from fedsec.demo.models import recipe, small_cnn
 from fedsec.errors import InvalidArgumentError

@@ -1,12 +1,12 @@
-"""The partition: every record to exactly one client, sizes alike, labels skewed as the concentration says."""
+"""Partitions: every record to exactly one client, sizes and labels skewed as they say."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsec.demo.partition import dirichlet
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
+from fedsec.federated.partition import by_key, dirichlet, iid, label_counts, quantity, shards
 
 
 @settings(max_examples=150, deadline=None)
@@ -19,13 +19,13 @@ from fedsec.errors import InvalidArgumentError, InvalidTypeError
 def test_every_record_has_exactly_one_client_and_every_client_a_record(targets, share, concentration, seed):
     targets = np.array(targets)
     num_clients = 1 + int(share * (len(targets) - 1))
-    shards = dirichlet(targets, num_clients, concentration, seed)
-    sizes = [len(shard) for shard in shards]
-    assert len(shards) == num_clients
+    parts = dirichlet(targets, num_clients, concentration, seed)
+    sizes = [len(shard) for shard in parts]
+    assert len(parts) == num_clients
     assert min(sizes) >= 1
     assert max(sizes) - min(sizes) <= 1
-    assert sorted(np.concatenate(shards)) == list(range(len(targets)))
-    for shard in shards:
+    assert sorted(np.concatenate(parts)) == list(range(len(targets)))
+    for shard in parts:
         assert shard.dtype == np.int64
         assert np.all(np.diff(shard) > 0)
 
@@ -34,8 +34,8 @@ TARGETS = np.arange(2000) % 10
 
 
 def mixes(concentration, seed=0, num_clients=10):
-    shards = dirichlet(TARGETS, num_clients, concentration, seed)
-    return np.array([np.bincount(TARGETS[shard], minlength=10) / len(shard) for shard in shards])
+    parts = dirichlet(TARGETS, num_clients, concentration, seed)
+    return np.array([np.bincount(TARGETS[part], minlength=10) / len(part) for part in parts])
 
 
 def test_the_seed_decides():
@@ -119,6 +119,73 @@ def test_targets_of_a_wrong_type(targets):
         ((TARGETS, 2, 1.0, None), InvalidTypeError, "seed must be a whole number .*, got None"),
     ],
 )
-def test_bad_arguments(arguments, error, match):
+def test_bad_arguments_of_dirichlet(arguments, error, match):
     with pytest.raises(error, match=match):
         dirichlet(*arguments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_records=st.integers(1, 80),
+    share=st.floats(0, 1),
+    concentration=st.floats(1e-6, 1e6),
+    seed=st.integers(0, 2**32),
+)
+def test_the_other_ways_give_every_record_to_exactly_one_client_too(num_records, share, concentration, seed):
+    num_clients = 1 + int(share * (num_records - 1))
+    labels = np.arange(num_records) % 7
+    each = max(1, num_records // num_clients // 2)
+    for parts in (
+        iid(num_records, num_clients, seed),
+        quantity(num_records, num_clients, concentration, seed),
+        shards(labels, num_clients, each, seed),
+        list(by_key(labels).values()),
+    ):
+        assert min(len(part) for part in parts) >= 1
+        assert sorted(np.concatenate(parts)) == list(range(num_records))
+        assert all(part.dtype == np.int64 and np.all(np.diff(part) > 0) for part in parts)
+
+
+def test_iid_clients_are_alike_in_size_and_labels():
+    parts = iid(2000, 10, 0)
+    assert {len(part) for part in parts} == {200}
+    counts = label_counts(TARGETS, parts)
+    assert counts.shape == (10, 10)
+    assert counts.sum() == 2000
+    assert counts.min() > 5
+    assert all(np.array_equal(a, b) for a, b in zip(parts, iid(2000, 10, 0), strict=True))
+
+
+def test_two_shards_a_client_are_two_labels():
+    counts = label_counts(TARGETS, shards(TARGETS, 10, 2, 0))
+    assert all((row > 0).sum() <= 2 for row in counts)
+    assert [int(n) for n in counts.sum(axis=1)] == [200] * 10
+
+
+def test_quantities_are_skewed_as_the_concentration_says():
+    even = [len(part) for part in quantity(2000, 10, 1e6, 0)]
+    skewed = [len(part) for part in quantity(2000, 10, 0.05, 0)]
+    assert max(even) - min(even) < 60
+    assert max(skewed) > 1000
+    assert min(skewed) >= 1
+
+
+def test_natural_keys_keep_their_names():
+    parts = by_key(["ward b", "ward a", "ward b"])
+    assert {key: part.tolist() for key, part in parts.items()} == {"ward a": [1], "ward b": [0, 2]}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: iid(5, 6, 0), InvalidArgumentError, r"num_clients must be in \[1, 5\], got 6"),
+        (lambda: iid(5, 2, -1), InvalidArgumentError, "seed"),
+        (lambda: shards(TARGETS, 1000, 3, 0), InvalidArgumentError, "shards_per_client"),
+        (lambda: quantity(5, 2, 0.0, 0), InvalidArgumentError, "concentration"),
+        (lambda: by_key(np.zeros((2, 2))), InvalidTypeError, "keys"),
+        (lambda: by_key(np.zeros(0, int)), InvalidArgumentError, "at least one record"),
+    ],
+)
+def test_bad_arguments_of_the_others(call, error, match):
+    with pytest.raises(error, match=match):
+        call()

@@ -1,0 +1,304 @@
+"""A whole federation in this process: who is lost when, what each round measured, and where that is written.
+
+`simulate` drives a `Federation` as a deployment would, one client at a time: a contribution is masked and
+added as soon as it is there, so that memory holds one client's update beside the sum. Cohorts, noise and
+masks come from the operating system as always; partitions, models and the schedule of lost clients come
+from seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fedsec._checks import probability, whole
+from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError
+from fedsec.federated.aggregation import Schedule, uploads
+from fedsec.federated.federation import Federation
+from fedsec.federated.plan import Guarantee
+from fedsec.federated.round import PHASES, OperatorFigures, Round, RoundReport
+from fedsec.federated.settings import SESSION_KEY
+
+Contribute = Callable[[Round, int], object]
+Evaluate = Callable[[torch.nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Who is lost in which round and phase, by chance; the same seed gives the same losses for a cohort.
+
+    Parameters
+    ----------
+    dropout : float in [0, 1]
+        The probability that a client is lost, at one of `phases`, uniformly.
+    straggling : float in [0, 1]
+        The probability that one who is not is too late with its upload, which then does not count.
+    phases : tuple of str
+    seed : int
+    """
+
+    dropout: float = 0.0
+    straggling: float = 0.0
+    phases: tuple[str, ...] = ("advertise", "share", "upload", "unmask")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        probability("dropout", self.dropout)
+        probability("straggling", self.straggling)
+        whole("seed", self.seed, minimum=0)
+        for phase in self.phases or ("none",):
+            if phase not in PHASES:
+                raise InvalidArgumentError(f"phases must be of {', '.join(PHASES)}, got {phase!r}")
+
+    def __call__(self, round_id: int, cohort: tuple[int, ...]) -> dict[int, str]:
+        """The lost clients of a round, each with its phase."""
+        rng = np.random.default_rng((self.seed, round_id))
+        dropped = rng.random(len(cohort)) < self.dropout
+        late = rng.random(len(cohort)) < self.straggling
+        phases = rng.choice(self.phases, len(cohort))
+        lost = {c: str(phase) for c, phase, is_lost in zip(cohort, phases, dropped, strict=True) if is_lost}
+        return lost | {c: "upload" for c, too in zip(cohort, late, strict=True) if too and c not in lost}
+
+
+@dataclass(frozen=True)
+class RoundMetrics:
+    """What one round of a simulation gave.
+
+    `metrics` are what `evaluate` returned; `operator_only`, None for a round that aborted, is covered by no
+    guarantee.
+    """
+
+    round_id: int
+    aborted: bool
+    epsilon: float
+    metrics: Mapping[str, float]
+    seconds: float
+    operator_only: OperatorFigures | None = field(repr=False)
+
+    def record(self, include_operator_data: bool = False) -> dict[str, Any]:
+        """Flat values for a line of CSV or JSON; what no guarantee covers only when asked for."""
+        plain = {"round": self.round_id, "aborted": self.aborted, "epsilon": self.epsilon, **self.metrics}
+        if not include_operator_data:
+            return plain
+        figures = self.operator_only
+        return plain | {
+            "seconds": self.seconds,
+            "survivors": len(figures.survivors) if figures else 0,
+            "dropped": len(figures.dropped) if figures else None,
+            "clipped_fraction": figures.clipped_fraction if figures else None,
+            "bytes_per_client": figures.bytes_per_client if figures else None,
+            **{f"seconds_{part}": (figures.seconds if figures else {}).get(part) for part in _PARTS},
+        }
+
+
+_PARTS = ("masking", "unmasking", "noise")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation gave.
+
+    `aggregation` says what the masks were; a rehearsal is never called the protocol. `bytes_per_client` is
+    the most that one client sent in a round, summed over rounds.
+    """
+
+    guarantee: Guarantee
+    aggregation: str
+    history: tuple[RoundMetrics, ...] = field(repr=False)
+    seconds: float
+    bytes_per_client: float
+
+    @property
+    def aborted(self) -> int:
+        """How many rounds had too few survivors."""
+        return sum(one.aborted for one in self.history)
+
+    def record(self, include_operator_data: bool = False) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "guarantee": asdict(self.guarantee),
+            "aggregation": self.aggregation,
+            "rounds": [one.record(include_operator_data) for one in self.history],
+            **({"bytes_per_client": self.bytes_per_client} if include_operator_data else {}),
+        }
+
+
+def simulate(
+    federation: Federation,
+    contribute: Contribute,
+    *,
+    losses: Schedule | Mapping[int, Mapping[int, str]] | None = None,
+    evaluate: Evaluate | None = None,
+    on_round: Callable[[RoundMetrics], object] | None = None,
+    stop: Callable[[RoundMetrics], bool] | None = None,
+    log: str | Path | None = None,
+    include_operator_data: bool = False,
+    progress: bool = False,
+) -> Simulation:
+    """Runs all rounds of a federation in this process.
+
+    Parameters
+    ----------
+    federation : Federation
+        Its model is trained in place.
+    contribute : callable
+        ``contribute(rnd, client)`` trains one client and hands in what it has: ``rnd.submit(client, ...)`` or
+        ``rnd.submit_records(client, ...)``. It is called for clients that live to upload, one at a time; one
+        for which it submits nothing is lost at its upload.
+    losses : Losses, a callable, or {round: {client: phase}}, optional
+        Who is lost. A round with too few survivors is aborted, and counts as one of the rounds.
+    evaluate : callable, optional
+        ``evaluate(model)`` after each round: a dictionary of numbers, on public data.
+    on_round : callable, optional
+        Hears of each round's `RoundMetrics`.
+    stop : callable, optional
+        True ends the run; see `Federation.rounds` for what that does to the guarantee.
+    log : path, optional
+        A ``.csv`` or ``.jsonl`` file that is written round by round; an older one is replaced.
+    include_operator_data : bool
+        Whether the log has figures that no guarantee covers, such as the number of survivors.
+    progress : bool
+        A bar on the terminal.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidTypeError
+        An argument is not what it should be.
+    BudgetExceededError
+        As for `Federation.rounds`. Whatever `contribute` raises is passed on.
+    """
+    for name, call in {"contribute": contribute, "evaluate": evaluate, "stop": stop}.items():
+        if call is not None and not callable(call):
+            raise InvalidTypeError(f"{name} must be callable, got {call!r}")
+    history: list[RoundMetrics] = []
+    hearers: list[Callable[[RoundMetrics], object]] = [history.append]
+    started = time.perf_counter()
+    with _log(log, include_operator_data) as written, _bar(federation, progress) as shown:
+        hearers += [one for one in (written, shown, on_round) if one is not None]
+        halted = None if stop is None else (lambda _report: bool(stop(history[-1])))
+        for rnd in federation.rounds(stop=halted, lost=_schedule(losses)):
+            metrics = _run(federation, rnd, contribute, evaluate)
+            for hear in hearers:
+                hear(metrics)
+    sent = [one.operator_only.bytes_per_client for one in history if one.operator_only]
+    return Simulation(
+        guarantee=federation.spent(),
+        aggregation=_AGGREGATIONS[federation.settings.secure_aggregation],
+        history=tuple(history),
+        seconds=time.perf_counter() - started,
+        bytes_per_client=sum(sent),
+    )
+
+
+_AGGREGATIONS = {
+    True: "secure aggregation, all parties in one process",
+    False: "sums in the clear",
+    SESSION_KEY: "a rehearsal: masks from one session key, which hide nothing from whoever runs it",
+}
+
+
+def _run(
+    federation: Federation, rnd: Round, contribute: Contribute, evaluate: Evaluate | None
+) -> RoundMetrics:
+    started = time.perf_counter()
+    report = _finished(rnd, contribute)
+    return RoundMetrics(
+        round_id=rnd.round_id,
+        aborted=report is None,
+        epsilon=(federation.spent() if report is None else report.released).epsilon,
+        metrics=dict(evaluate(federation.model)) if evaluate is not None else {},
+        seconds=time.perf_counter() - started,
+        operator_only=None if report is None else report.operator_only,
+    )
+
+
+def _finished(rnd: Round, contribute: Contribute) -> RoundReport | None:
+    """The round's report, or None where too few clients were left."""
+    living = [client for client in rnd.cohort if uploads(client, rnd.drops)]
+    try:
+        for client in living:
+            contribute(rnd, client)
+        return rnd.finish()
+    except AggregationAborted:
+        return None
+
+
+def _schedule(losses: Schedule | Mapping[int, Mapping[int, str]] | None) -> Schedule:
+    if losses is None:
+        return lambda _round_id, _cohort: {}
+    if isinstance(losses, Mapping):
+        planned = losses
+        return lambda round_id, cohort: {
+            client: phase for client, phase in planned.get(round_id, {}).items() if client in cohort
+        }
+    if not callable(losses):
+        raise InvalidTypeError(f"losses must be Losses, a callable or a mapping by round, got {losses!r}")
+    return losses
+
+
+@contextmanager
+def _log(path: str | Path | None, operator: bool) -> Iterator[Callable[[RoundMetrics], object] | None]:
+    """Writes each round's line as soon as it is known."""
+    if path is None:
+        yield None
+        return
+    kind = Path(path).suffix
+    if kind not in (".csv", ".jsonl"):
+        raise InvalidArgumentError(f"log must end in .csv or .jsonl, got {str(path)!r}")
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        write = _csv_lines(file) if kind == ".csv" else lambda row: file.write(json.dumps(row) + "\n")
+
+        def hear(metrics: RoundMetrics) -> None:
+            write(metrics.record(operator))
+            file.flush()
+
+        yield hear
+
+
+def _csv_lines(file: IO[str]) -> Callable[[dict[str, Any]], object]:
+    writer: csv.DictWriter[str] | None = None
+
+    def write(row: dict[str, Any]) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+        writer.writerow(row)
+
+    return write
+
+
+@contextmanager
+def _bar(federation: Federation, wanted: bool) -> Iterator[Callable[[RoundMetrics], object] | None]:
+    columns = (
+        TextColumn("round"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("epsilon {task.fields[epsilon]:.3g} {task.fields[metrics]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) if wanted else nullcontext() as bar:
+        if bar is None:
+            yield None
+            return
+        task = bar.add_task("", total=federation.settings.num_rounds, epsilon=0.0, metrics="")
+
+        def hear(one: RoundMetrics) -> None:
+            shown = " ".join(f"{name} {value:.4g}" for name, value in one.metrics.items())
+            bar.update(task, completed=one.round_id, epsilon=one.epsilon, metrics=shown)
+
+        yield hear
