@@ -28,7 +28,7 @@ from fedsec import _kernels
 from fedsec._checks import positive, probability, whole, within
 from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
 
-Levels = npt.NDArray[np.int64]
+Levels = npt.NDArray[Any]  # int32 or int64
 
 MAX_DIMENSION = 2**32
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-30, 1e30
@@ -45,6 +45,7 @@ _LARGEST_BLOCK = 2**16
 _PADDING_SHARE = 64  # at most 1/64 of a vector is padding, unless it is short
 _RETRIES = 40  # each fails with probability 0.61 at most, hardly ever with more than 0.2 [KLS21, Prop. 22]
 _MAX_STEPS = 2.0**50
+_SINGLE = 1e-20, 1e20  # norms for which single precision holds a scaled vector
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,12 @@ class ClientEncoding:
         NonFiniteError
             NaN or infinity, with its index.
         """
-        rotated = self._clipped(vector)
-        _kernels.rotate(rotated, self.block, _require_key(rotation_key))
-        for _ in range(_RETRIES):
-            levels = _kernels.quantize(rotated, 1.0, _MAX_STEPS)
-            if levels is not None and self._fits(levels):
-                return levels
-        levels = rotated.astype(np.int64)  # towards zero
-        if not self._fits(levels):
+        key = _require_key(rotation_key)
+        padded, scale = self._in_steps(_required(vector, self.dimension))
+        _kernels.rotate(padded, self.block, key, scale=scale)
+        levels = _kernels.round_conditionally(padded, 1.0, self.squared_bound, _RETRIES)
+        padded.fill(0)
+        if levels is None:
             raise FedsecError("a truncated vector is longer than its bound; nothing leaves")
         return levels
 
@@ -163,21 +162,21 @@ class ClientEncoding:
         _kernels.rotate(values, self.block, _require_key(rotation_key), back=True)
         return values[: self.dimension]
 
-    def _fits(self, levels: Levels) -> bool:
-        # Exact: levels are within the clip norm in steps, which is far below 2^31, and a step.
-        return int(np.dot(levels, levels)) <= self.squared_bound
-
-    def _clipped(self, vector: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """The vector in steps, no longer than the clip norm, padded."""
-        array = _required(vector, self.dimension)
-        largest = float(np.abs(array).max())
-        padded = np.zeros(self.length, np.float32)
-        if largest > 0.0:
-            # Divided by its largest element first, so that no square overflows or vanishes.
-            scaled = array.astype(np.float64) / largest
-            norm = math.sqrt(float(np.dot(scaled, scaled)))
-            padded[: self.dimension] = scaled * min(largest / self.granularity, self.steps / norm)
-        return padded
+    def _in_steps(self, array: npt.NDArray[np.floating[Any]]) -> tuple[npt.NDArray[np.float32], float]:
+        """The vector, padded, and its factor: then it is in steps, and no longer than the clip norm."""
+        padded = _kernels.room(self.length, np.dtype(np.float32))
+        padded[self.dimension :] = 0.0
+        if array.dtype == np.float32:
+            padded[: self.dimension] = array
+            norm = _kernels.l2_norm(padded)
+            if norm == 0.0 or _SINGLE[0] <= norm <= _SINGLE[1]:
+                return padded, min(1.0 / self.granularity, self.steps / norm) if norm else 1.0
+        # In double precision, divided by the largest element first, so that no square overflows or vanishes.
+        largest = float(np.abs(array).max()) or 1.0
+        wide = array.astype(np.float64) / largest
+        norm = max(1.0, float(np.linalg.norm(wide)))
+        padded[: self.dimension] = wide * min(largest / self.granularity, self.steps / norm)
+        return padded, 1.0
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ def _required(vector: object, dimension: int) -> npt.NDArray[np.floating[Any]]:
     array = _kernels.require_array("vector", vector, (np.float32, np.float64))
     if array.size != dimension:
         raise InvalidTypeError(f"vector must have length {dimension}, got {array.size}")
-    if not math.isfinite(float(np.abs(array).max())):
+    if not math.isfinite(float(array.max()) - float(array.min())) and not np.isfinite(array).all():
         index = int(np.flatnonzero(~np.isfinite(array))[0])
         raise NonFiniteError(f"vector must be finite, got {float(array[index])!r} at index {index}")
     return array

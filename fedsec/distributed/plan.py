@@ -148,9 +148,11 @@ class Plan:
         nor torch's seeds influence it.
         """
         levels = self._encode(contribution, rotation_key)
-        levels = levels + self.shares.draw(levels.size)
-        lane = masks.lane_dtype(self.modulus_bits)
-        return np.asarray(levels.astype(lane) & lane.type(2**self.modulus_bits - 1))
+        share = self.shares.draw(levels.size)
+        residues = _into_ring(levels, share, self.modulus_bits)
+        levels.fill(0)
+        share.fill(0)
+        return residues
 
     def decode(
         self, residues: npt.NDArray[Any], rotation_key: bytes | None = None
@@ -164,12 +166,13 @@ class Plan:
         encoding, half = self.encoding, 2 ** (self.modulus_bits - 1)
         if residues.size != encoding.length:
             raise InvalidTypeError(f"residues must have length {encoding.length}, got {residues.size}")
-        values = _kernels.dequantize(residues, self.modulus_bits, encoding.granularity, half)
+        dtype = np.float64 if isinstance(encoding, RecordEncoding) else np.float32
+        values = _kernels.dequantize(residues, self.modulus_bits, encoding.granularity, half, dtype)
         if values is None:
             raise AssertionError("a residue beyond half of the ring")
         if isinstance(encoding, RecordEncoding):
             return values
-        return encoding.rotate_back(values.astype(np.float32), _required(rotation_key))
+        return encoding.rotate_back(values, _required(rotation_key))
 
     def _encode(self, contribution: npt.NDArray[Any], rotation_key: bytes | None) -> Levels:
         if isinstance(self.encoding, RecordEncoding):
@@ -401,6 +404,13 @@ def _wraparound(
         return 0.5 * signal * t * t + shares.log_moment(num_clients, t)
 
     return min(1.0, excess + wraparound.tail(log_moment, distance, encoding.length))
+
+
+def _into_ring(levels: Levels, share: Levels, modulus_bits: int) -> npt.NDArray[Any]:
+    if levels.dtype == np.int32:
+        return _kernels.add_noise(levels, share, modulus_bits)
+    lane = masks.lane_dtype(modulus_bits)
+    return np.asarray((levels + share).astype(lane) & lane.type(2**modulus_bits - 1))
 
 
 def _required(rotation_key: bytes | None) -> bytes:

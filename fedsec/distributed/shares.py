@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fedsec import noise
 from fedsec._checks import positive, whole
 from fedsec.accounting import DiscreteGaussianSum, NeighboringRelation, Skellam
 from fedsec.accounting.integer_noise import IntegerNoise, gdp_mu
+from fedsec.distributed.encoding import Levels
 from fedsec.errors import UnsupportedError
 
 LAWS = ("skellam", "discrete_gaussian")
@@ -48,8 +48,8 @@ class Shares(Protocol):
         """Of one share in one coordinate; for discrete Gaussians an upper bound, close from stddev 1 on."""
         ...
 
-    def draw(self, length: int) -> npt.NDArray[np.int64]:
-        """A fresh share (length,)."""
+    def draw(self, length: int) -> Levels:
+        """A fresh share (length,), int32 or int64."""
         ...
 
     def event(self, num_shares: int, l2_sensitivity: float, dimension: int | None) -> IntegerNoise:
@@ -82,9 +82,9 @@ class SkellamShares:
                 "choose another granularity"
             )
 
-    def draw(self, length: int) -> npt.NDArray[np.int64]:
+    def draw(self, length: int) -> Levels:
         """A fresh share."""
-        return noise.skellam(length, self.variance)
+        return noise.skellam(length, self.variance, np.int32)
 
     def event(self, num_shares: int, l2_sensitivity: float, dimension: int | None) -> Skellam:
         """Skellam noise of the summed variance."""
@@ -122,9 +122,10 @@ class DiscreteGaussianShares:
         """The parameter's square: the law's own variance is below it, by less than 1e-6 of it [CKS20]."""
         return self.stddev * self.stddev
 
-    def draw(self, length: int) -> npt.NDArray[np.int64]:
+    def draw(self, length: int) -> Levels:
         """A fresh share."""
-        return noise.discrete_gaussian(length, self.stddev)
+        narrow = self.stddev <= noise.MAX_DISCRETE_STDDEV[np.dtype(np.int32)]
+        return noise.discrete_gaussian(length, self.stddev, np.int32 if narrow else np.int64)
 
     def event(self, num_shares: int, l2_sensitivity: float, dimension: int | None) -> DiscreteGaussianSum:
         """The sum of so many discrete Gaussians."""

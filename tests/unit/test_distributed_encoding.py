@@ -84,9 +84,9 @@ def test_after_all_retries_truncation_meets_the_bound(fineness, monkeypatch):
     """As if every rounding at random came out too long."""
     calls = []
 
-    def too_long(values, granularity, max_abs):
+    def too_long(values, granularity, max_abs, dtype, **_):
         calls.append(values.size)
-        return np.full(values.size, 10**6)
+        return np.full(values.size, 10**6, dtype)
 
     for dimension in (1, 3, 1000):
         length = distributed.ClientEncoding(dimension, 1.0).length
@@ -102,27 +102,26 @@ def test_after_all_retries_truncation_meets_the_bound(fineness, monkeypatch):
 
 def test_nothing_leaves_if_even_truncation_is_too_long(monkeypatch):
     encoding = distributed.ClientEncoding(4, 1.0)
-    monkeypatch.setattr(distributed.ClientEncoding, "_fits", lambda self, levels: False)
+    monkeypatch.setattr(_kernels, "squared_norm", lambda levels, backend: 2**60)
     with pytest.raises(FedsecError, match="nothing leaves"):
         encoding.encode(np.ones(4), KEY)
 
 
-def test_the_bound_is_checked_in_whole_numbers():
-    """Next to the bound, where a float of 24 bits would round: only the exact count tells."""
+def test_the_bound_is_counted_in_whole_numbers(monkeypatch):
+    """One step beyond the bound is one too many, where a float of 24 bits would round it off."""
     encoding = distributed.ClientEncoding(10_000, 1.0)
-    levels = np.zeros(encoding.length, np.int64)
-    root = math.isqrt(encoding.squared_bound)
-    levels[0] = root
-    rest = encoding.squared_bound - root**2
-    for place in range(1, encoding.length):
+    levels = np.zeros(encoding.length, np.int32)
+    rest = encoding.squared_bound
+    for place in range(encoding.length):
         levels[place] = math.isqrt(rest)
         rest -= int(levels[place]) ** 2
         if not rest:
             break
     assert squared(levels) == encoding.squared_bound
-    assert encoding._fits(levels)
+    monkeypatch.setattr(_kernels, "quantize", lambda *_, **__: levels.copy())
+    assert np.array_equal(encoding.encode(np.ones(10_000), KEY), levels)
     levels[-1] += 1
-    assert not encoding._fits(levels)
+    assert not np.array_equal(encoding.encode(np.ones(10_000), KEY), levels)
 
 
 @pytest.mark.parametrize("dimension", [2, 100, 10_000, 10**6])
@@ -138,13 +137,14 @@ def test_the_bound_is_the_published_one(dimension, fineness):
         assert encoding.l2_sensitivity >= mp.sqrt(encoding.squared_bound)
 
 
-def test_the_first_rounding_mostly_fits():
+def test_the_first_rounding_mostly_fits(monkeypatch):
     """The published chance is 39 % at least; a bound that was too tight would end in truncation, and bias."""
     encoding = distributed.ClientEncoding(1000, 1.0)
-    rotated = encoding._clipped(np.random.default_rng(1).normal(size=1000))
-    _kernels.rotate(rotated, encoding.block, KEY)
-    fits = [encoding._fits(_kernels.quantize(rotated, 1.0, 2.0**53)) for _ in range(300)]
-    assert sum(fits) > 0.39 * 300
+    vector, quantize, calls = np.random.default_rng(1).normal(size=1000), _kernels.quantize, []
+    monkeypatch.setattr(_kernels, "quantize", lambda *a, **k: calls.append(1) or quantize(*a, **k))
+    for _ in range(300):
+        encoding.encode(vector, KEY)
+    assert 300 <= len(calls) < 300 / 0.39
 
 
 @pytest.mark.parametrize("dimension", [1, 5, 1000, 3000])
