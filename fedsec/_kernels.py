@@ -299,14 +299,15 @@ def quantize(
     modulus_bits: int | None = None,
     insecure_key: bytes | None = None,
     backend: Backend = best_backend,
+    out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any] | None:
     """Levels of float32 or float64 values (d,) by stochastic rounding; None when one is refused.
 
     They come in an integer dtype of 16, 32 or 64 bits, which the caller knows to hold them, or as residues
-    mod 2^modulus_bits.
+    mod 2^modulus_bits; in a new array, or in `out`, whose dtype it then is.
     """
     whole("number of values", values.size, minimum=0, maximum=KEYSTREAM_BYTES["aes128ctr"] // 4)
-    out = room(values.size, np.dtype(dtype))
+    out = room(values.size, np.dtype(dtype)) if out is None else out
     lane = 8 * out.itemsize
     mask = 2 ** (modulus_bits or lane) - 1
     kernel = getattr(_lib, f"fs_quantize{8 * values.itemsize}")
@@ -332,12 +333,13 @@ def dequantize(
     bound: int,
     dtype: npt.DTypeLike = np.float64,
     backend: Backend = best_backend,
+    out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any] | None:
     """Signed levels within +-bound, from their residues, times the granularity; None when one is outside.
 
-    The products are of double precision, rounded once more for float32.
+    The products are of double precision, rounded once more for float32; in a new array, or in `out`.
     """
-    out = room(residues.size, np.dtype(dtype))
+    out = room(residues.size, np.dtype(dtype)) if out is None else out
     kernel = getattr(_lib, f"fs_dequantize{8 * out.itemsize}")
     given = (_ffi.from_buffer("uint8_t[]", residues), out.size, modulus_bits, granularity, bound)
     return out if kernel(backend.table, 8 * residues.itemsize, pointer(out), *given) else None

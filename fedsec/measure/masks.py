@@ -9,6 +9,7 @@ generators without cryptography, with their own library's addition.
 from __future__ import annotations
 
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -49,6 +50,7 @@ def masked_sum(
         "what": f"masked sum, {num_seeds} seeds, words of 32 bits",
         "backend": _kernels.best_backend.name,
         "rows": [row for table in tables for row in table],
+        "passes": _passes(max(lengths), repeats),
     }
 
 
@@ -60,7 +62,77 @@ def describe(result: dict[str, Any]) -> list[str]:
         name = f"  {row['length']:>9} words {row['prg']:9} {row['backend']:11}"
         threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ' '}"
         lines.append(f"{name} {threads} {row['gigabytes_a_second']:6.2f} GB/s; {', '.join(ratios)}")
+    lines.append("what vectors pass through besides masks, one thread, in time of the processor")
+    for row in result["passes"]:
+        ratios = [f"{ratio:.2f} x {peer}" for peer, ratio in row["speed_over"].items()]
+        name = f"  {row['length']:>9} elements, {row['what']:28}"
+        lines.append(f"{name} {row['milliseconds']:6.2f} ms; {', '.join(ratios)}")
     return lines
+
+
+def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
+    """What vectors pass through besides masks, into memory that is ready: so with the peers, too.
+
+    The peers are a copy of as many float32, and numpy's clip, scale, round and cast.
+    """
+    bits, block, step = 20, 2**12, 1e-4
+    rng = np.random.default_rng(2)
+    singles = rng.uniform(-1, 1, length).astype(np.float32)
+    doubles, copy, real = singles.astype(np.float64), np.empty_like(singles), np.empty(length)
+    rotated = np.resize(singles, -(-length // block) * block)
+    residues, total, integers = (
+        np.zeros(length, np.uint32),
+        np.zeros(length, np.uint32),
+        np.zeros(length, int),
+    )
+    packed = np.zeros(masks.packed_bytes(length, bits), np.uint8)
+
+    def rounded(values: npt.NDArray[Any], out: npt.NDArray[Any], modulus_bits: int | None) -> object:
+        return _kernels.quantize(values, step, 1.0, modulus_bits=modulus_bits, out=out)
+
+    ours: dict[str, Callable[[], object]] = {
+        "quantise float32 to residues": lambda: rounded(singles, residues, bits),
+        "quantise float64 to residues": lambda: rounded(doubles, residues, bits),
+        "quantise float32 to int64": lambda: rounded(singles, integers, None),
+        "dequantise to float64": lambda: _kernels.dequantize(residues, bits, step, 2**bits, out=real),
+        f"pack {bits} bits": lambda: _kernels.pack_bits(packed, residues, bits),
+        f"unpack {bits} bits": lambda: _kernels.unpack_bits(total, packed, bits),
+        f"add packed, {bits} bits": lambda: _kernels.add_packed(total, packed, bits),
+        f"rotate, blocks of {block}": lambda: _kernels.rotate(rotated, block, bytes(32)),
+    }
+    peers: dict[str, Callable[[], object]] = {
+        "numpy, float32": _numpy_rounding(singles, 1 / step),
+        "numpy, float64": _numpy_rounding(doubles, 1 / step),
+        "a copy": lambda: np.copyto(copy, singles),
+    }
+    # Of the processor: they are short beside the turns that a busy machine gives other processes.
+    taken = turns({**ours, **peers}, repeats, time.thread_time)
+    return [
+        {
+            "what": name,
+            "length": length,
+            "milliseconds": 1e3 * statistics.median(taken[name]),
+            "speed_over": {
+                peer: statistics.median(p / t for p, t in zip(taken[peer], taken[name], strict=True))
+                for peer in peers
+                if peer == "a copy" or "quantise" in name
+            },
+        }
+        for name in ours
+    ]
+
+
+def _numpy_rounding(values: npt.NDArray[Any], steps: float) -> Callable[[], object]:
+    """Clip, scale, round to the nearest and cast: neither random nor checked."""
+    buffer, levels = np.empty_like(values), np.empty(values.size, np.int32)
+
+    def call() -> None:
+        np.clip(values, -1, 1, out=buffer)
+        np.multiply(buffer, values.dtype.type(steps), out=buffer)
+        np.rint(buffer, out=buffer)
+        np.copyto(levels, buffer, casting="unsafe")
+
+    return call
 
 
 def _table(num_seeds: int, length: int, repeats: int) -> list[dict[str, Any]]:

@@ -12,16 +12,18 @@ Result = TypeVar("Result")
 Clock = Callable[[], float]
 
 
-def turns(candidates: Mapping[Key, Callable[[], object]], repeats: int = 7) -> dict[Key, list[float]]:
+def turns(
+    candidates: Mapping[Key, Callable[[], object]], repeats: int = 7, clock: Clock = time.perf_counter
+) -> dict[Key, list[float]]:
     """Seconds of each call of each candidate; they take turns, after one warm-up each."""
     seconds: dict[Key, list[float]] = {name: [] for name in candidates}
     for call in candidates.values():
         call()
     for _ in range(repeats):
         for name, call in candidates.items():
-            started = time.perf_counter()
+            started = clock()
             call()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 
