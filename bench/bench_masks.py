@@ -5,7 +5,6 @@ import pytest
 
 from fedsec import _kernels, masks
 from fedsec.measure.masks import describe, masked_sum
-from fedsec.secagg import Quantizer, to_residues
 
 
 @pytest.mark.parametrize("prg", masks.PRGS)
@@ -38,19 +37,6 @@ def test_sharing(benchmark, step):
         benchmark(_kernels.shamir_split, secret, coefficients, 100)
     else:
         benchmark(_kernels.shamir_combine, bytes(range(1, 61)), shares[: 32 * 60])
-
-
-@pytest.mark.parametrize("step", ["quantize", "dequantize", "numpy_clip_scale_round"])
-def test_quantiser(benchmark, step):
-    quantizer = Quantizer(1e-4, 1.0, 100)
-    values = np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)
-    levels = to_residues(quantizer.quantize(values), quantizer.modulus_bits)
-    calls = {
-        "quantize": lambda: quantizer.quantize(values),
-        "dequantize": lambda: quantizer.dequantize(levels),
-        "numpy_clip_scale_round": lambda: np.rint(np.clip(values, -1, 1) * 1e4),
-    }
-    benchmark(calls[step])
 
 
 def test_masked_sum_beside_its_peers(benchmark, capsys):
