@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 
 from fedsec.clipping import clip_update
-from fedsec.errors import AggregationAborted, InvalidArgumentError, UnsupportedError
+from fedsec.errors import AggregationAborted, InvalidArgumentError
 from fedsec.federated.plan import Plan, make_plan
 from fedsec.federated.settings import Settings
-from fedsec.secagg import Schema, model_digest
+from fedsec.secagg import Parameters, Schema, model_digest
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -36,7 +36,9 @@ class Terms:
         So many take part in a round at most: the public number that private sums are divided by.
     num_rounds : int
     l2_clip_norm, noise_multiplier, target_epsilon, target_delta : float, optional
-    noise : "central" or "local"
+    noise : "central", "distributed" or "local"
+    corrupt_fraction, dropout_fraction : float, optional
+        For distributed noise, whose shares are sized for the fewest survivors that are honest.
     """
 
     max_clients: int
@@ -46,14 +48,11 @@ class Terms:
     target_epsilon: float | None = None
     target_delta: float | None = None
     noise: str = "central"
+    corrupt_fraction: float | None = None
+    dropout_fraction: float | None = None
 
     def plan(self, schema: Schema) -> Plan:
         """What is run and what it costs, for a model of this schema."""
-        if self.noise == "distributed":
-            raise UnsupportedError(
-                "noise='distributed' is sized for the survivors and corrupt clients of one cohort, which are "
-                "not known here: use fedsec.distributed with secagg.Client, or noise='central' or 'local'"
-            )
         settings = Settings(
             num_clients=self.max_clients,
             cohort_size=None,
@@ -72,6 +71,8 @@ class Terms:
             secure_aggregation=True,
             local_steps=1,
             local_learning_rate=1.0,
+            corrupt_fraction=self.corrupt_fraction,
+            dropout_fraction=self.dropout_fraction,
         )
         return make_plan(settings, schema.size)
 
@@ -110,11 +111,22 @@ def ring_of(plan: Plan) -> tuple[int, int]:
     return plan.mechanism.vector_length, plan.mechanism.modulus_bits
 
 
-def contribution(plan: Plan, before: Arrays, after: Arrays, weight: float) -> npt.NDArray[np.int64]:
+def protects(plan: Plan, parameters: Parameters) -> bool:
+    """Whether a session has the survivors that distributed noise is sized for; other noise asks for none."""
+    needed = plan.secagg_parameters
+    return needed is None or (
+        parameters.min_survivors >= needed.min_survivors and parameters.max_corrupt >= needed.max_corrupt
+    )
+
+
+def contribution(
+    plan: Plan, before: Arrays, after: Arrays, weight: float, public_key: bytes
+) -> npt.NDArray[np.integer[Any]]:
     """The client's side: its update as the integers that are masked.
 
     Under privacy the update is clipped and `weight` plays no part; without, the weighted update travels
-    with the weight itself as one more coordinate.
+    with the weight itself as one more coordinate. `public_key` is 32 random bytes, the same for all clients
+    of the round.
 
     Raises
     ------
@@ -122,24 +134,26 @@ def contribution(plan: Plan, before: Arrays, after: Arrays, weight: float) -> np
         Other names, shapes or dtypes than before, a value that is not finite, a weight that is not positive.
     """
     schema = schema_of(before)
+    mechanism = plan.mechanism.of_round(public_key)
     update = schema.flatten(after).astype(np.float64) - schema.flatten(before)
     if plan.private:
         clipped = clip_update({"update": torch.from_numpy(update)}, plan.rule.l2_clip_norm)
-        return plan.mechanism.encode(clipped.tensors["update"].numpy())
+        return mechanism.encode(clipped.tensors["update"].numpy())
     if not 0.0 < weight < np.inf:
         raise InvalidArgumentError("the weight of a client must be a positive number")
-    return plan.mechanism.encode(np.append(update * weight, weight))
+    return mechanism.encode(np.append(update * weight, weight))
 
 
 def moved(
-    plan: Plan, before: Arrays, residues: npt.NDArray[Any]
+    plan: Plan, before: Arrays, residues: npt.NDArray[Any], public_key: bytes
 ) -> tuple[dict[str, npt.NDArray[Any]], float]:
     """The server's side: the arrays moved by the mean of a sum, and what the sum was divided by.
 
     Noise is added here where it is the server's; nothing else of the sum is to be kept.
     """
     schema = schema_of(before)
-    released = plan.mechanism.release(plan.mechanism.lift(residues))
+    mechanism = plan.mechanism.of_round(public_key)
+    released = mechanism.release(mechanism.lift(residues))
     total = float(plan.expected_count if plan.private else released[-1])
     if total <= 0.0:
         raise AggregationAborted(f"the weights of all survivors must sum to more than 0, got {total}")

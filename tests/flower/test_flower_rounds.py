@@ -182,6 +182,16 @@ def test_local_noise_is_charged_when_it_leaves(grid):
     assert strategy.spent().rounds_charged == 1
 
 
+@pytest.mark.parametrize("lost", [(), (2,)])
+def test_distributed_noise_and_a_lost_node(grid, lost):
+    grid.lost = lambda number, step: number in lost and step == "answer"
+    strategy = strategy_of(grid, noise="distributed", **PRIVACY | {"target_epsilon": 60.0})
+    result = strategy.start(grid, initial(), num_rounds=2)
+    assert strategy.spent().noise == "distributed"
+    assert strategy.spent().rounds_charged == 2
+    assert 0 < np.abs(moved(result)).max() < 20
+
+
 def test_more_rounds_than_the_budget_are_refused_before_anything_runs(grid):
     with pytest.raises(BudgetExceededError, match="budget is 20"):
         strategy_of(grid, **PRIVACY).start(grid, initial(), num_rounds=1000)

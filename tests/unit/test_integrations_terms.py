@@ -9,11 +9,12 @@ import pytest
 pytest.importorskip("torch")
 
 from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
-from fedsec.integrations.terms import Terms, contribution, moved, ring_of, schema_of
-from fedsec.secagg import to_residues
+from fedsec.integrations.terms import Terms, contribution, moved, protects, ring_of, schema_of
+from fedsec.secagg import recommend, to_residues
 
 PLAIN = Terms(max_clients=4, num_rounds=3)
 PRIVATE = Terms(4, 3, l2_clip_norm=1.0, noise_multiplier=0.01, target_delta=1e-5)
+KEY = b"k" * 32
 BEFORE = {"w": np.ones((3, 2), np.float32), "b": np.zeros(2), "steps": np.array([7])}
 
 
@@ -28,9 +29,11 @@ def summed(plan, vectors):
 
 def test_a_weighted_mean():
     plan = PLAIN.plan(schema_of(BEFORE))
-    vectors = [contribution(plan, BEFORE, after(step), weight) for step, weight in ((1.0, 10), (4.0, 30.0))]
+    vectors = [
+        contribution(plan, BEFORE, after(step), weight, KEY) for step, weight in ((1.0, 10), (4.0, 30.0))
+    ]
     assert ring_of(plan)[0] == vectors[0].size == 9
-    arrays, weight = moved(plan, BEFORE, summed(plan, vectors))
+    arrays, weight = moved(plan, BEFORE, summed(plan, vectors), KEY)
     assert weight == pytest.approx(40.0)
     np.testing.assert_allclose(arrays["w"], 1.0 + 3.25, rtol=1e-6)
     np.testing.assert_allclose(arrays["b"], -3.25, rtol=1e-6)
@@ -40,10 +43,12 @@ def test_a_weighted_mean():
 
 def test_a_private_mean_is_clipped_and_divided_by_the_public_number():
     plan = PRIVATE.plan(schema_of(BEFORE))
-    vectors = [contribution(plan, BEFORE, after(step), weight) for step, weight in ((100.0, 7), (-100.0, 1))]
+    vectors = [
+        contribution(plan, BEFORE, after(step), weight, KEY) for step, weight in ((100.0, 7), (-100.0, 1))
+    ]
     for vector in vectors:
         assert vector.size == ring_of(plan)[0] == 8
-    arrays, divisor = moved(plan, BEFORE, summed(plan, [vectors[0], vectors[0]]))
+    arrays, divisor = moved(plan, BEFORE, summed(plan, [vectors[0], vectors[0]]), KEY)
     assert divisor == 4.0
     step = np.concatenate([arrays["w"].ravel() - 1.0, arrays["b"]])
     assert np.linalg.norm(step) == pytest.approx(2.0 / 4.0, abs=0.05)  # two of norm 1, noise 0.01, over 4
@@ -53,7 +58,7 @@ def test_local_noise_is_in_what_leaves():
     quiet = Terms(4, 3, l2_clip_norm=1.0, noise_multiplier=5.0, target_delta=1e-5)
     loud = Terms(4, 3, l2_clip_norm=1.0, noise_multiplier=5.0, target_delta=1e-5, noise="local")
     plans = [terms.plan(schema_of(BEFORE)) for terms in (quiet, loud)]
-    zero = [contribution(plan, BEFORE, BEFORE | {"steps": np.array([9])}, 1.0) for plan in plans]
+    zero = [contribution(plan, BEFORE, BEFORE | {"steps": np.array([9])}, 1.0, KEY) for plan in plans]
     assert not zero[0].any()
     assert zero[1].any()
 
@@ -61,7 +66,7 @@ def test_local_noise_is_in_what_leaves():
 @pytest.mark.parametrize("weight", [0, -1.0, math.nan, math.inf])
 def test_weights_that_are_none(weight):
     with pytest.raises(InvalidArgumentError, match="weight"):
-        contribution(PLAIN.plan(schema_of(BEFORE)), BEFORE, after(1.0), weight)
+        contribution(PLAIN.plan(schema_of(BEFORE)), BEFORE, after(1.0), weight, KEY)
 
 
 @pytest.mark.parametrize("terms", [PLAIN, PRIVATE])
@@ -76,7 +81,7 @@ def test_weights_that_are_none(weight):
 )
 def test_models_that_do_not_fit(terms, wrong, error):
     with pytest.raises(error):
-        contribution(terms.plan(schema_of(BEFORE)), BEFORE, after(1.0) | wrong, 1.0)
+        contribution(terms.plan(schema_of(BEFORE)), BEFORE, after(1.0) | wrong, 1.0, KEY)
 
 
 def test_terms_travel_and_settle_the_noise():
@@ -113,3 +118,26 @@ def test_the_digest_is_of_model_and_terms():
     }
     assert len(digests) == 6
     assert {len(digest) for digest in digests} == {32}
+
+
+def test_distributed_noise_is_in_the_sum_and_asks_for_its_survivors():
+    terms = Terms(
+        4, 3, l2_clip_norm=1.0, noise_multiplier=0.05, target_delta=1e-5, noise="distributed",
+        corrupt_fraction=0.0, dropout_fraction=0.25,
+    )  # fmt: skip
+    plan = terms.plan(schema_of(BEFORE))
+    assert Terms.from_bytes(terms.to_bytes()) == terms
+    vectors = [contribution(plan, BEFORE, after(100.0), 1.0, KEY) for _ in range(4)]
+    assert len({vector.tobytes() for vector in vectors}) == 4
+    arrays, divisor = moved(plan, BEFORE, summed(plan, vectors), KEY)
+    step = np.concatenate([arrays["w"].ravel() - 1.0, arrays["b"]])
+    assert divisor == 4.0
+    assert np.linalg.norm(step) == pytest.approx(1.0, abs=0.3)
+    for n, lost, enough in ((4, 0.25, True), (4, 0.0, True), (3, 0.0, True), (5, 0.4, True)):
+        parameters = recommend(num_clients=n, corrupt_fraction=0.0, dropout_fraction=lost)
+        assert protects(plan, parameters) is enough
+    weaker = terms.plan(schema_of(BEFORE)).secagg_parameters
+    assert (weaker.num_clients, weaker.min_survivors, weaker.max_corrupt) == (4, 3, 0)
+    stronger = Terms(**{**vars(terms), "max_clients": 5, "dropout_fraction": 0.0}).plan(schema_of(BEFORE))
+    assert not protects(stronger, recommend(num_clients=5, corrupt_fraction=0.0, dropout_fraction=0.2))
+    assert not protects(stronger, recommend(num_clients=4, corrupt_fraction=0.0, dropout_fraction=0.0))

@@ -61,7 +61,7 @@ def _trained(
 ) -> npt.NDArray[np.integer[Any]]:
     """What this client adds to the sum, if the model and the terms are those of the session."""
     # A fresh process may answer each message, and only this one needs torch.
-    from fedsec.integrations.terms import Terms, contribution, ring_of, schema_of
+    from fedsec.integrations.terms import Terms, contribution, protects, ring_of, schema_of
 
     terms = Terms.from_bytes(asked.terms)
     before = records.arrays_of(message)
@@ -73,11 +73,13 @@ def _trained(
             f"the session must have vector_length and modulus_bits {ring_of(plan)}, "
             f"got {config.vector_length} and {config.modulus_bits}"
         )
+    if not protects(plan, config.parameters):
+        raise ProtocolError(f"noise in shares needs {plan.secagg_parameters}, got {config.parameters}")
     reply = call_next(records.without(message), context)
     if reply.has_error():
         raise ProtocolError("the app answered with an error")
     weight = 1.0 if plan.private else records.weight_of(reply, asked.weighted_by)
-    return contribution(plan, before, records.arrays_of(reply), weight)
+    return contribution(plan, before, records.arrays_of(reply), weight, config.session_id)
 
 
 def _folder(context: Context) -> Path:

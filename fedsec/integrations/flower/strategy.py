@@ -47,7 +47,7 @@ from fedsec.federated.plan import Guarantee, Plan
 from fedsec.integrations.flower import records
 from fedsec.integrations.flower.records import Asked
 from fedsec.integrations.node import is_introduced
-from fedsec.integrations.terms import Terms, moved, ring_of, schema_of
+from fedsec.integrations.terms import Terms, moved, protects, ring_of, schema_of
 from fedsec.secagg import Config, Directory, Parameters, Phase, Server, recommend
 
 # These look at single updates or at losses of single clients, which nobody sees here.
@@ -84,8 +84,9 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
     l2_clip_norm, noise_multiplier, target_epsilon, target_delta : float, optional
         Privacy of clients, as for `fedsec.Federation`: without `noise_multiplier` the noise is calibrated
         to `target_epsilon` over all rounds. All left out: exact sums, weighted by the clients' examples.
-    noise : "central" or "local"
-        Added to the sum by the server, or by each client to its own update.
+    noise : "central", "distributed" or "local"
+        Added to the sum by the server; by each client in shares, of which the sum protects, so that the
+        server never sees an exact one; or by each client to its own update, enough for it alone.
     ledger : path, optional
         A budget (`fedsec.Ledger`) that outlives this process: all runs with this file together stay within
         `target_epsilon`. It needs `noise_multiplier` too.
@@ -133,6 +134,8 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             target_epsilon=target_epsilon,
             target_delta=target_delta,
             noise=noise,
+            corrupt_fraction=corrupt_fraction if noise == "distributed" else None,
+            dropout_fraction=dropout_fraction if noise == "distributed" else None,
         )
         self._ledger_path = ledger
         self._corrupt_fraction, self._dropout_fraction = corrupt_fraction, dropout_fraction
@@ -206,7 +209,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             residues = session.finish(there)
             if run.plan.private and run.plan.noise != "local":
                 run.charge(f"round {server_round}")
-            after, weight = moved(run.plan, session.arrays, residues)
+            after, weight = moved(run.plan, session.arrays, residues, session.public_key)
         except AggregationAborted as error:
             _log.warning("fedsec: round %d is given up: %s", server_round, error)
             return None, None
@@ -252,14 +255,18 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
         ids = {one.metadata.dst_node_id: one for one in originals}
         return {run.client_of[node]: one for node, one in ids.items() if node in run.client_of}
 
-    def _parameters(self, num_clients: int) -> Parameters | None:
-        """For as many losses as asked for, or for none; what is too weak, the clients' policies refuse."""
-        asked, none_lost = (
-            _feasible(num_clients, self._corrupt_fraction, lost) for lost in (self._dropout_fraction, 0.0)
-        )
-        if asked is None and none_lost is None:
+    def _parameters(self, plan: Plan, num_clients: int) -> Parameters | None:
+        """For as many losses as the noise stands, or as asked for, or none; clients' policies judge them."""
+        n, needed = max(2, num_clients), plan.secagg_parameters
+        if needed is not None:
+            lost = max(0, n - needed.min_survivors) / n
+            tries = [_feasible(n, min(1.0, needed.max_corrupt / n), lost)]
+        else:
+            tries = [_feasible(n, self._corrupt_fraction, lost) for lost in (self._dropout_fraction, 0.0)]
+        found = next((one for one in tries if one is not None and protects(plan, one)), None)
+        if found is None:
             _log.warning("fedsec: no session is feasible with %d clients", num_clients)
-        return asked or none_lost
+        return found
 
     def _open(
         self, grid: Grid, clients: Mapping[int, Message], arrays: dict[str, npt.NDArray[Any]], run: _Run
@@ -268,7 +275,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             raise InvalidArgumentError(
                 f"max_clients is {run.terms.max_clients}, but the strategy picked {len(clients)} nodes"
             )
-        parameters = self._parameters(len(clients))
+        parameters = self._parameters(run.plan, len(clients))
         if parameters is None:
             return None
         vector_length, modulus_bits = ring_of(run.plan)
@@ -352,6 +359,11 @@ class _Session:
         self._terms, self._weighted_by = terms.to_bytes(), weighted_by
 
     @property
+    def public_key(self) -> bytes:
+        """Random bytes that all parties of the session know."""
+        return self._config.session_id
+
+    @property
     def survivors(self) -> tuple[int, ...]:
         """Whose updates are in the sum."""
         return self._server.survivors
@@ -418,7 +430,7 @@ def _require_averaging(strategy: object) -> FedAvg:
 def _feasible(num_clients: int, corrupt_fraction: float, dropout_fraction: float) -> Parameters | None:
     try:
         return recommend(
-            num_clients=max(2, num_clients),
+            num_clients=num_clients,
             corrupt_fraction=corrupt_fraction,
             dropout_fraction=dropout_fraction,
         )
