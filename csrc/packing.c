@@ -61,32 +61,60 @@ static size_t count_wide(size_t length, unsigned bits)
         return 1;                                                                                          \
     }
 
-/* Fills a window of 64 bits and writes it whenever it is full. Returns 0 when a residue has bits above the
- * b-th; what is in packed is of no use then. */
+/* Writes fields of `width` bits each, one after the other: a window of 64 bits goes out whenever it is full. */
+typedef struct {
+    uint8_t *to;
+    uint64_t window;
+    unsigned filled;
+} fs_writer;
+
+static inline void put(fs_writer *writer, uint64_t field, unsigned width)
+{
+    writer->window |= field << writer->filled;
+    writer->filled += width;
+    if (writer->filled >= 64) {
+        fs_store64_le(writer->to, writer->window);
+        writer->to += 8;
+        writer->filled -= 64;
+        writer->window = writer->filled ? field >> (width - writer->filled) : 0;
+    }
+}
+
+/* Eight residues fill `bits` bytes, so that such groups need not wait for each other; two make a field where they fit
+ * into 64 bits. What a group writes past its end is overwritten by the next, and behind the last group that may do so
+ * residues go one by one. Returns 0 when a residue has bits above the b-th; what is in packed is of no use then. */
 #define DEFINE_PACK(BITS)                                                                                  \
     int fs_pack##BITS(uint8_t *packed, const uint##BITS##_t *residues, size_t length, unsigned bits)       \
     {                                                                                                      \
-        uint64_t window = 0, all = 0;                                                                      \
-        unsigned filled = 0;                                                                               \
+        uint64_t all = 0;                                                                                  \
+        size_t j = 0, others = 8 + 64 / bits;                                                              \
         if (bits == BITS) {                                                                                \
-            for (size_t j = 0; j < length; j++)                                                            \
+            for (; j < length; j++)                                                                        \
                 fs_store##BITS##_le(packed + BITS / 8 * j, residues[j]);                                   \
             return 1;                                                                                      \
         }                                                                                                  \
-        for (size_t j = 0; j < length; j++) {                                                              \
-            uint64_t value = residues[j];                                                                  \
-            all |= value;                                                                                  \
-            window |= value << filled;                                                                     \
-            filled += bits;                                                                                \
-            if (filled >= 64) {                                                                            \
-                fs_store64_le(packed, window);                                                             \
-                packed += 8;                                                                               \
-                filled -= 64;                                                                              \
-                window = filled ? value >> (bits - filled) : 0;                                            \
+        for (; j + others < length; j += 8) {                                                              \
+            fs_writer group = {packed + j / 8 * bits, 0, 0};                                               \
+            const uint##BITS##_t *x = residues + j;                                                        \
+            for (int i = 0; i < 8; i += 2) {                                                               \
+                uint64_t a = x[i], b = x[i + 1];                                                           \
+                all |= a | b;                                                                              \
+                if (bits <= 32) {                                                                          \
+                    put(&group, a | b << bits, 2 * bits);                                                  \
+                } else {                                                                                   \
+                    put(&group, a, bits);                                                                  \
+                    put(&group, b, bits);                                                                  \
+                }                                                                                          \
             }                                                                                              \
+            fs_store64_le(group.to, group.window);                                                         \
         }                                                                                                  \
-        for (unsigned written = 0; written < filled; written += 8)                                         \
-            *packed++ = (uint8_t)(window >> written);                                                      \
+        fs_writer rest = {packed + j / 8 * bits, 0, 0};                                                    \
+        for (; j < length; j++) {                                                                          \
+            all |= residues[j];                                                                            \
+            put(&rest, residues[j], bits);                                                                 \
+        }                                                                                                  \
+        for (unsigned written = 0; written < rest.filled; written += 8)                                    \
+            *rest.to++ = (uint8_t)(rest.window >> written);                                                \
         return all >> bits == 0;                                                                           \
     }
 
