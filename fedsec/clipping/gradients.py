@@ -135,7 +135,8 @@ class Outer:
         """Add the sum of gradients times factors (rows,) to a float64 tensor of the parameter's shape."""
         matrix = total.view(self.m, self.right.shape[2])
         size = self.right[0].numel() + self.left[0].numel()
-        for rows in _blocks(len(factors), max(1, _WIDENED // size)):
+        # A large total is read and written once a part: so these may be half as large as it is.
+        for rows in _blocks(len(factors), max(1, max(_WIDENED, matrix.numel() // 2) // size)):
             right = self.right[rows].double().flatten(0, 1)
             weights = factors[rows].repeat_interleave(self.right.shape[1]).unsqueeze(1)
             if self.unit:
