@@ -15,7 +15,7 @@ static const fs_backend generic = {
     FS_NOISE(fs_generic),
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
-    .normal = fs_generic_normal,
+    FS_NORMAL(fs_generic),
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -28,7 +28,7 @@ static const fs_backend aesni = {
     FS_NOISE(fs_aesni),
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
-    .normal = fs_generic_normal,
+    FS_NORMAL(fs_generic),
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -40,7 +40,7 @@ static const fs_backend avx2 = {
     FS_NOISE(fs_aesni),
     FS_LATTICE(fs_avx2),
     FS_GRID(fs_avx2),
-    .normal = fs_avx2_normal,
+    FS_NORMAL(fs_avx2),
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -52,7 +52,7 @@ static const fs_backend avx2_vaes = {
     FS_NOISE(fs_vaes256),
     FS_LATTICE(fs_avx2),
     FS_GRID(fs_avx2),
-    .normal = fs_avx2_normal,
+    FS_NORMAL(fs_avx2),
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_vaes256_aes128), FS_SUMS(fs_vaes256_aes256)},
     .aes_rounds = fs_vaes256_rounds,
 };
@@ -64,7 +64,7 @@ static const fs_backend avx512 = {
     FS_NOISE(fs_vaes512),
     FS_LATTICE(fs_avx512),
     FS_GRID(fs_avx512),
-    .normal = fs_avx512_normal,
+    FS_NORMAL(fs_avx512),
     .masked_sum = {FS_SUMS(fs_avx512_chacha20), FS_SUMS(fs_vaes512_aes128), FS_SUMS(fs_vaes512_aes256)},
     .aes_rounds = fs_vaes512_rounds,
 };
@@ -80,7 +80,7 @@ static const fs_backend neon = {
     FS_NOISE(fs_generic),
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
-    .normal = fs_generic_normal,
+    FS_NORMAL(fs_generic),
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -94,7 +94,7 @@ static const fs_backend neon_aes = {
     FS_NOISE(fs_neon),
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
-    .normal = fs_generic_normal,
+    FS_NORMAL(fs_generic),
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_neon_aes128), FS_SUMS(fs_neon_aes256)},
     .aes_rounds = fs_neon_rounds,
 };

@@ -43,7 +43,7 @@ typedef union {
     fs_aes_sliced sliced;
 } fs_aes_key;
 
-enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP = 512, FS_QUANTIZE_GROUP = 512 };
+enum { FS_LATTICE_GROUP = 512, FS_NORMAL32_GROUP = 1024, FS_NORMAL64_GROUP = 512, FS_QUANTIZE_GROUP = 512 };
 
 /* A grid of steps for the kernels of quantize.h: 1 / g, the largest quotient, and the largest value, as bits. Where
  * `fine`, single precision will do: its 1 / g, what that leaves, and its largest value. Results are reduced by mask
@@ -76,8 +76,9 @@ struct fs_backend {
     void (*lattice_points)(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);
     void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
                            const uint64_t *offsets);
-    /* FS_NORMAL_GROUP standard normal variates from as many uniform words (normal.h). */
-    void (*normal)(double *out, const uint64_t *words);
+    /* As many normal variates of mean 0 as a group has, from as many uniform words (normal.h). */
+    void (*normal32)(float *out, const uint32_t *words, float stddev);
+    void (*normal64)(double *out, const uint64_t *words, double stddev);
     /* Levels of FS_QUANTIZE_GROUP values by stochastic rounding with half as many uniform words, into the grid's lanes
      * (quantize.h); not 0 when a value is out of range. */
     uint64_t (*quantize32)(void *out, const float *values, const uint32_t *words, const fs_grid *grid);

@@ -7,7 +7,7 @@
 void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key[32], const uint8_t nonce[12],
                                 uint32_t counter);
 
-void fs_generic_normal(double *out, const uint64_t *words);
+FS_DECLARE_NORMAL(fs_generic);
 FS_DECLARE_LATTICE(fs_generic);
 FS_DECLARE_NOISE(fs_generic);
 FS_DECLARE_GRID(fs_generic);

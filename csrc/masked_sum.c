@@ -14,6 +14,8 @@ void fs_masked_sum(const fs_backend *backend, int prg, int lane, void *out, size
                    const uint8_t *seeds, const int8_t *signs, size_t n_seeds, uint64_t offset, uint64_t mask)
 {
     size_t width = (size_t)lane / 8;
+    if (length == 0)
+        return;
     fs_sum sum = {out, length * width, offset * width, seeds, signs, n_seeds, mask};
     backend->masked_sum[prg][lane == 16 ? FS_LANE16 : lane == 32 ? FS_LANE32 : FS_LANE64](&sum);
     fs_wipe_stack();

@@ -1,12 +1,10 @@
 /* Normal variates, in AVX2. */
-#include <math.h>
-
 #include "x86.h"
 
 #ifdef FS_X86_64
 
 #define NAME(x) fs_avx2_##x
-#define TARGET FS_TARGET("avx2")
+#define TARGET FS_TARGET("avx2,fma")
 
 #include "normal.h"
 

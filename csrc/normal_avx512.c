@@ -1,6 +1,4 @@
 /* Normal variates, in AVX-512. */
-#include <math.h>
-
 #include "x86.h"
 
 #ifdef FS_X86_64

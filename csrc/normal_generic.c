@@ -1,6 +1,4 @@
 /* Normal variates, in portable C. */
-#include <math.h>
-
 #include "generic.h"
 
 #define NAME(x) fs_generic_##x

@@ -15,16 +15,22 @@
 #endif
 
 /* The kernels of lattice.h, for the table of backends. */
-#define FS_DECLARE_LATTICE(PREFIX)                                                                              \
-    void PREFIX##_lattice_points(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);     \
-    void PREFIX##_lattice_blocks(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,     \
+#define FS_DECLARE_LATTICE(PREFIX) \
+    void PREFIX##_lattice_points(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words); \
+    void PREFIX##_lattice_blocks(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells, \
                                  const uint64_t *offsets)
 #define FS_LATTICE(PREFIX) .lattice_points = PREFIX##_lattice_points, .lattice_blocks = PREFIX##_lattice_blocks
 
+/* The kernels of normal.h, for the table of backends. */
+#define FS_DECLARE_NORMAL(PREFIX) \
+    void PREFIX##_normal32(float *out, const uint32_t *words, float stddev); \
+    void PREFIX##_normal64(double *out, const uint64_t *words, double stddev)
+#define FS_NORMAL(PREFIX) .normal32 = PREFIX##_normal32, .normal64 = PREFIX##_normal64
+
 /* The generator of noise, for the table of backends. */
-#define FS_DECLARE_NOISE(PREFIX)                                                                   \
-    void PREFIX##_aes128_expand(fs_aes_key *key, const uint8_t *seed);                             \
-    void PREFIX##_aes128_blocks(uint8_t *out, size_t n_blocks, const fs_aes_key *key,              \
+#define FS_DECLARE_NOISE(PREFIX) \
+    void PREFIX##_aes128_expand(fs_aes_key *key, const uint8_t *seed); \
+    void PREFIX##_aes128_blocks(uint8_t *out, size_t n_blocks, const fs_aes_key *key, \
                                 const uint8_t nonce[12], uint32_t counter)
 #define FS_NOISE(PREFIX) .aes128_expand = PREFIX##_aes128_expand, .aes128_blocks = PREFIX##_aes128_blocks
 

@@ -17,8 +17,8 @@ int fs_runs_avx2(void);
 int fs_runs_avx2_vaes(void);
 int fs_runs_avx512(void);
 
-void fs_avx2_normal(double *out, const uint64_t *words);
-void fs_avx512_normal(double *out, const uint64_t *words);
+FS_DECLARE_NORMAL(fs_avx2);
+FS_DECLARE_NORMAL(fs_avx512);
 FS_DECLARE_LATTICE(fs_avx2);
 FS_DECLARE_LATTICE(fs_avx512);
 FS_DECLARE_NOISE(fs_aesni);

@@ -90,14 +90,15 @@ def gaussian(
     size : int or tuple of int
         Shape of the result.
     stddev : float
-        Positive and finite, in the unit of the result; at most a tenth of dtype's largest number.
+        In the unit of the result, rounded to dtype; from its smallest normal number to a tenth of its
+        largest.
     dtype : float32 or float64
     insecure_key : 32 bytes, for known-answer tests only
 
     Returns
     -------
-    Independent variates of dtype and shape `size`, computed in double precision and rounded once for
-    float32. The tail ends at 9.49 stddev (probability 2^-65).
+    Independent variates of dtype and shape `size`, computed in dtype to within four units in the last place.
+    The tail ends at 9.41 stddev for float32 and 9.49 for float64 (probabilities 2^-64 and 2^-65).
 
     Raises
     ------
@@ -105,8 +106,11 @@ def gaussian(
     """
     out = _empty(size, dtype, _FLOATS)
     number = positive("stddev", stddev)
-    if not number <= float(np.finfo(out.dtype).max) / 10.0:
-        raise InvalidArgumentError(f"stddev must be at most a tenth of {out.dtype}'s maximum, got {number!r}")
+    limits = np.finfo(out.dtype)
+    if not float(limits.tiny) <= number <= float(limits.max) / 10.0:
+        raise InvalidArgumentError(
+            f"stddev for {out.dtype} must be in [{limits.tiny}, {limits.max} / 10], got {number!r}"
+        )
     _kernels.gaussian(out, number, insecure_key)
     return out
 

@@ -1,5 +1,6 @@
 /* Every backend of this build against the portable one, without Python: for other architectures and for tools
- * that watch memory. Prints a line a backend, `same` or `skipped`, and a digest of what the portable one
+ * that watch memory; and the entry points on sizes, places and bytes at random, in memory that ends where they must.
+ * Prints a line a backend, `same` or `skipped`, and a digest of what the portable one
  * gives, which must not depend on the machine. The argument is the step between lengths. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,6 +160,99 @@ static void compare_rotations(const fs_backend *backend, const fs_backend *porta
         take((const uint8_t *)theirs, sizeof theirs);
 }
 
+static void fill(void *bytes, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        ((uint8_t *)bytes)[i] = (uint8_t)draw();
+}
+
+/* As much as is asked for and not a byte more, for tools that see the end of an allocation. */
+static void *exactly(size_t length)
+{
+    void *memory = malloc(length ? length : 1);
+    if (!memory)
+        exit(2);
+    fill(memory, length);
+    return memory;
+}
+
+static void compare_noise(const fs_backend *backend, const fs_backend *portable, size_t length)
+{
+    uint8_t key[32];
+    uint32_t stream[3] = {(uint32_t)draw(), (uint32_t)draw(), (uint32_t)draw()}, block = (uint32_t)(draw() >> 33);
+    double stddev = 1.0 + (double)(draw() % 1000);
+    size_t n_bytes = 16 * (length / 7);
+    fill(key, sizeof key);
+    uint8_t *bytes[2] = {exactly(n_bytes), exactly(n_bytes)};
+    float *singles[2] = {exactly(4 * length), exactly(4 * length)};
+    double *doubles[2] = {exactly(8 * length), exactly(8 * length)};
+    for (int i = 0; i < 2; i++) {
+        const fs_backend *which = i ? portable : backend;
+        fs_noise_keystream(which, bytes[i], n_bytes / 16, key, stream, block);
+        fs_gaussian32(which, singles[i], length, stddev, key);
+        fs_gaussian64(which, doubles[i], length, stddev, key);
+    }
+    if (memcmp(bytes[0], bytes[1], n_bytes))
+        fail(fs_backend_name(backend), "bytes of noise", n_bytes);
+    if (memcmp(singles[0], singles[1], 4 * length) || memcmp(doubles[0], doubles[1], 8 * length))
+        fail(fs_backend_name(backend), "normal variates", length);
+    if (backend == portable) {
+        take(bytes[0], n_bytes);
+        take((const uint8_t *)singles[0], 4 * length);
+        take((const uint8_t *)doubles[0], 8 * length);
+    }
+    for (int i = 0; i < 2; i++) {
+        free(bytes[i]);
+        free(singles[i]);
+        free(doubles[i]);
+    }
+}
+
+/* Sums into the middle of a vector, with nothing there and without seeds too; packing there and back. */
+static void fuzz(const fs_backend *backend)
+{
+    for (int round = 0; round < 200; round++) {
+        size_t length = draw() % 4 ? draw() % 700 : 0, n_seeds = draw() % 4, before = draw() % 9;
+        int prg = (int)(draw() % FS_PRGS), lane = 16 << draw() % 3;
+        size_t width = (size_t)lane / 8;
+        unsigned bits = 1 + (unsigned)(draw() % 64);
+        uint8_t *out = exactly(width * (before + length)), *seeds = exactly(32 * n_seeds);
+        int8_t *signs = exactly(n_seeds);
+        for (size_t i = 0; i < n_seeds; i++)
+            signs[i] = signs[i] < 0 ? -1 : 1;
+        fs_masked_sum(backend, prg, lane, out + width * before, length, seeds, signs, n_seeds,
+                      draw() % (UINT64_C(1) << 32), UINT64_MAX >> draw() % (unsigned)lane);
+        uint64_t *residues = exactly(8 * length), *back = exactly(8 * length);
+        uint8_t *packed = exactly((length * bits + 7) / 8);
+        for (size_t i = 0; i < length; i++)
+            residues[i] >>= 64 - bits;
+        if (!fs_pack64(packed, residues, length, bits) || !fs_unpack64(back, packed, length, bits) ||
+            memcmp(back, residues, 8 * length))
+            fail(fs_backend_name(backend), "packed and unpacked", length);
+        fill(packed, (length * bits + 7) / 8);
+        (void)fs_unpack64(back, packed, length, bits);
+        (void)fs_add_packed64(back, packed, length, bits);
+        size_t shares = 1 + draw() % 40, threshold = 1 + draw() % shares;
+        uint8_t *coefficients = exactly(32 * (threshold - 1)), *split = exactly(32 * shares);
+        uint8_t *xs = exactly(threshold), secret[32], combined[32];
+        fill(secret, sizeof secret);
+        for (size_t i = 0; i < threshold; i++)
+            xs[i] = (uint8_t)(i + 1);
+        fs_shamir_split(split, secret, coefficients, threshold, shares);
+        fs_shamir_combine(combined, xs, split, threshold);
+        if (memcmp(combined, secret, sizeof secret))
+            fail(fs_backend_name(backend), "split and combined", shares);
+        void *all[] = {out, seeds, signs, residues, back, packed, coefficients, split, xs};
+        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+            free(all[i]);
+    }
+    fs_masked_sum(backend, FS_AES128CTR, 32, NULL, 0, NULL, NULL, 0, 5, 7);
+    fs_chacha20(backend, NULL, 0, (const uint8_t[32]){1}, (const uint8_t[12]){1}, 0);
+    fs_noise_keystream(backend, NULL, 0, (const uint8_t[32]){1}, (const uint32_t[3]){1}, 0);
+    fs_gaussian32(backend, NULL, 0, 1.0, (const uint8_t[32]){1});
+    fs_gaussian64(backend, NULL, 0, 1.0, (const uint8_t[32]){1});
+}
+
 int main(int count, char **arguments)
 {
     size_t step = count > 1 ? strtoul(arguments[1], NULL, 10) : 1;
@@ -181,6 +275,9 @@ int main(int count, char **arguments)
             compare_grids(backend, portable, length);
         for (size_t i = 0; i < ROTATIONS; i++)
             compare_rotations(backend, portable, i);
+        for (size_t length = 0; length <= 2 * FS_NORMAL32_GROUP + 50; length += 7 * step)
+            compare_noise(backend, portable, length);
+        fuzz(backend);
         printf("same %s\n", fs_backend_name(backend));
     }
     printf("digest %016llx\n", (unsigned long long)digest);

@@ -18,6 +18,8 @@ enum { LENGTH = 1500, SEEDS = 20, SHARES = 40, THRESHOLD = 25 };
 static uint64_t out[LENGTH];
 static uint8_t bytes[sizeof out], seeds[32 * SEEDS];
 static int8_t signs[SEEDS];
+static float singles[LENGTH];
+static double doubles[LENGTH];
 
 static void make_secret(void *memory, size_t size)
 {
@@ -55,6 +57,18 @@ static void keystreams(const fs_backend *backend)
     make_secret(seeds, sizeof seeds);
     for (size_t n_blocks = 0; n_blocks < 40; n_blocks++)
         fs_chacha20(backend, bytes, n_blocks, seeds, nonce, 7);
+}
+
+static void noise(const fs_backend *backend)
+{
+    const uint32_t stream[3] = {1, 2, 3};
+    make_secret(seeds, sizeof seeds);
+    for (size_t n_blocks = 0; n_blocks < 70; n_blocks += 3)
+        fs_noise_keystream(backend, bytes, n_blocks, seeds, stream, 7);
+    for (size_t length = 0; length <= LENGTH; length += 500) {
+        fs_gaussian32(backend, singles, length, 1.5, seeds);
+        fs_gaussian64(backend, doubles, length, 1.5, seeds);
+    }
 }
 
 /* Whether a residue is too large is told, and so are the bits behind the last, of which there are none here.
@@ -140,6 +154,7 @@ int main(int count, char **arguments)
             sums(backend);
             keystreams(backend);
             grids(backend);
+            noise(backend);
             printf("covered %s\n", fs_backend_name(backend));
         }
     return 0;

@@ -4,6 +4,7 @@ Each test would raise a false alarm for about one key in a million (`ALARM`), an
 control: the same statistic must reject a law that is wrong by as little as it is meant to find.
 """
 
+import os
 from hashlib import sha256
 
 import numpy as np
@@ -180,13 +181,65 @@ def test_gaussian_follows_the_normal_law(dtype):
         assert np.abs(moment_errors(samples, wrong * 2.5)).max() > SIGMAS
 
 
-def test_tail_of_the_gaussian():
-    size = 4_000_000
-    samples = noise.gaussian(size, insecure_key=key_of("gaussian tail"))
-    for deviations in (4.0, 4.5):
-        expected = size * 2 * stats.norm.sf(deviations)
-        assert tail_is_right(np.count_nonzero(np.abs(samples) > deviations), expected)
+class Tally:
+    """Counts in cells of a 32nd of a deviation, sums of powers, and what is beyond some deviations."""
+
+    EDGES = np.arange(-320, 321) / 32.0
+    BEYOND = (4.5, 5.0, 5.5, 6.0)
+
+    def __init__(self, chunks):
+        self.size, self.powers = 0, np.zeros(4)
+        self.cells, self.tails = np.zeros(640), dict.fromkeys(self.BEYOND, 0)
+        for samples in chunks:
+            self.size += samples.size
+            self.cells += np.bincount((np.floor(samples * 32) + 320).astype(np.intp), minlength=640)
+            z = samples.astype(np.float64)
+            square = z * z
+            self.powers += [z.sum(), square.sum(), np.dot(square, z), np.dot(square, square)]
+            for deviations in self.BEYOND:
+                self.tails[deviations] += np.count_nonzero(square > deviations * deviations)
+
+    def cells_p(self, scale=1.0):
+        return chi_square_p(self.cells, np.diff(stats.norm.cdf(self.EDGES / scale)))
+
+    def errors(self, scale=1.0):
+        moments = self.powers / self.size / scale ** np.arange(1, 5)
+        return (moments - [0, 1, 0, 3]) / np.sqrt(np.array([1, 2, 15, 96]) / self.size)
+
+
+def drawn(dtype, chunks, size):
+    for i in range(chunks):
+        yield noise.gaussian(size, 1.0, dtype, insecure_key=key_of("tally", dtype, i))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tail_of_the_gaussian(dtype):
+    """2^26 variates, of which 38 are expected beyond 5 deviations; a sampler without them is found."""
+    tally = Tally(drawn(dtype, 16, 2**22))
+    for deviations in (4.5, 5.0):
+        expected = tally.size * 2 * stats.norm.sf(deviations)
+        assert tail_is_right(tally.tails[deviations], expected)
         assert not tail_is_right(0, expected)
+
+
+@pytest.mark.skipif("FEDSEC_LONG" not in os.environ, reason="a long run, for FEDSEC_LONG=1")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gaussian_at_length(dtype):
+    """2^30 variates: cells, moments, tails; the controls are scales off by 2^-11, no tail beyond 5.5."""
+    tally = Tally(drawn(dtype, 256, 2**22))
+    print(
+        f"{tally.size} {np.dtype(dtype)}: p = {tally.cells_p():.3f}, moments off by {tally.errors()} errors"
+    )
+    assert tally.cells_p() > ALARM
+    assert np.abs(tally.errors()).max() < SIGMAS
+    for scale in (1 - 2**-11, 1 + 2**-11):
+        assert tally.cells_p(scale) < ALARM
+        assert np.abs(tally.errors(scale)).max() > SIGMAS
+    for deviations, count in tally.tails.items():
+        expected = tally.size * 2 * stats.norm.sf(deviations)
+        print(f"beyond {deviations}: {count}, expected {expected:.1f}")
+        assert tail_is_right(count, expected)
+    assert not tail_is_right(0, tally.size * 2 * stats.norm.sf(5.5))
 
 
 # ---- release
