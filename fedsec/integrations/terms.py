@@ -39,6 +39,9 @@ class Terms:
     noise : "central", "distributed" or "local"
     corrupt_fraction, dropout_fraction : float, optional
         For distributed noise, whose shares are sized for the fewest survivors that are honest.
+    weighted_by : str
+        The metric that weighs updates without privacy: the same for all, as one client that was told
+        another could be made to outweigh the rest.
     """
 
     max_clients: int
@@ -50,6 +53,7 @@ class Terms:
     noise: str = "central"
     corrupt_fraction: float | None = None
     dropout_fraction: float | None = None
+    weighted_by: str = "num-examples"
 
     def plan(self, schema: Schema) -> Plan:
         """What is run and what it costs, for a model of this schema."""
@@ -73,6 +77,7 @@ class Terms:
             local_learning_rate=1.0,
             corrupt_fraction=self.corrupt_fraction,
             dropout_fraction=self.dropout_fraction,
+            insecure_sampling_seed=None,
         )
         return make_plan(settings, schema.size)
 

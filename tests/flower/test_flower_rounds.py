@@ -218,17 +218,18 @@ def test_a_plain_message_is_refused(grid, message_type):
     assert reply.error.reason == "fedsec: ProtocolError"
 
 
-@pytest.mark.parametrize("change", ["model", "terms", "no-terms"])
+@pytest.mark.parametrize("change", ["model", "terms", "weight", "no-terms"])
 def test_a_client_told_another_model_or_other_terms_does_not_train(grid, change):
-    """Its own update would be the difference of two sums, or clipped at a bound that nobody planned."""
+    """Its update would be the difference of two sums, clipped at any bound, or outweigh the others."""
 
     def changed(message):
         record = message.content["fedsec"]
         if message.metadata.dst_node_id == 102 and record["terms"]:
             if change == "model":
                 message.content["arrays"] = ArrayRecord({"w": Array(np.ones((5, 3), np.float32))})
-            elif change == "terms":
-                said = json.loads(record["terms"]) | {"l2_clip_norm": 1e6}
+            elif change in ("terms", "weight"):
+                other = {"l2_clip_norm": 1e6} if change == "terms" else {"weighted_by": "loss"}
+                said = json.loads(record["terms"]) | other
                 record["terms"] = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
             else:
                 record["terms"] = b""

@@ -78,7 +78,7 @@ def _trained(
     reply = call_next(records.without(message), context)
     if reply.has_error():
         raise ProtocolError("the app answered with an error")
-    weight = 1.0 if plan.private else records.weight_of(reply, asked.weighted_by)
+    weight = 1.0 if plan.private else records.weight_of(reply, terms.weighted_by)
     return contribution(plan, before, records.arrays_of(reply), weight, config.session_id)
 
 

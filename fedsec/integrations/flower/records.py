@@ -30,7 +30,6 @@ class Asked:
     session_id: bytes = b""
     payload: bytes = b""
     terms: bytes = b""
-    weighted_by: str = ""
 
     def to_record(self) -> ConfigRecord:
         """As Flower carries it."""

@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -136,6 +137,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             noise=noise,
             corrupt_fraction=corrupt_fraction if noise == "distributed" else None,
             dropout_fraction=dropout_fraction if noise == "distributed" else None,
+            weighted_by=strategy.weighted_by_key,
         )
         self._ledger_path = ledger
         self._corrupt_fraction, self._dropout_fraction = corrupt_fraction, dropout_fraction
@@ -288,8 +290,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             modulus_bits=modulus_bits,
             model_digest=run.terms.digest(arrays),
         )
-        weighted_by = self._inner.weighted_by_key
-        return _Session(config, grid, clients, arrays, run.terms, weighted_by, self._phase_timeout)
+        return _Session(config, grid, clients, arrays, run.terms, self._phase_timeout)
 
 
 class _Run:
@@ -309,7 +310,7 @@ class _Run:
         ledger_path: str | os.PathLike[str] | None,
     ) -> _Run:
         """Plans a run; refuses one that would spend more than its budget."""
-        wanted = Terms(**{**vars(asked), "num_rounds": whole("num_rounds", num_rounds, minimum=1)})
+        wanted = replace(asked, num_rounds=whole("num_rounds", num_rounds, minimum=1))
         plan = wanted.plan(schema_of(arrays))
         budget = wanted.target_epsilon
         if budget is not None and plan.epsilon(num_rounds) > budget:
@@ -348,7 +349,6 @@ class _Session:
         originals: Mapping[int, Message],
         arrays: dict[str, npt.NDArray[Any]],
         terms: Terms,
-        weighted_by: str,
         timeout: float,
     ) -> None:
         self.arrays = arrays
@@ -356,7 +356,7 @@ class _Session:
         self._grid, self._timeout = grid, timeout
         self._originals = originals
         self._client_of = {one.metadata.dst_node_id: client for client, one in originals.items()}
-        self._terms, self._weighted_by = terms.to_bytes(), weighted_by
+        self._terms = terms.to_bytes()
 
     @property
     def public_key(self) -> bytes:
@@ -388,12 +388,11 @@ class _Session:
         return self._server.result()
 
     def _asking(self, answers: Mapping[int, bytes]) -> dict[int, Asked]:
-        due = self._server.phase is Phase.UPLOAD
-        terms, weighted_by = (self._terms, self._weighted_by) if due else (b"", "")
-        session_id = self._config.session_id
+        session_id, terms = self._config.session_id, b""
+        if self._server.phase is Phase.UPLOAD:
+            terms = self._terms
         return {
-            client: Asked(records.ANSWER, session_id, payload, terms, weighted_by)
-            for client, payload in answers.items()
+            client: Asked(records.ANSWER, session_id, payload, terms) for client, payload in answers.items()
         }
 
     def _exchange(self, asking: Mapping[int, Asked]) -> dict[int, bytes]:
