@@ -137,15 +137,14 @@ class Outer:
         size = self.right[0].numel() + self.left[0].numel()
         # A large total is read and written once a part: so these may be half as large as it is.
         for rows in _blocks(len(factors), max(1, max(_WIDENED, matrix.numel() // 2) // size)):
-            right = self.right[rows].double().flatten(0, 1)
-            weights = factors[rows].repeat_interleave(self.right.shape[1]).unsqueeze(1)
+            left, right = self.left[rows].flatten(0, 1), self.right[rows].flatten(0, 1)
+            weights = factors[rows].repeat_interleave(self.right.shape[1]).unsqueeze(1)  # float64
             if self.unit:
-                matrix.index_add_(0, self.left[rows].flatten(), right.mul_(weights))
+                matrix.index_add_(0, left, right * weights)
+            elif self.m < right.shape[1]:
+                matrix.addmm_((left * weights).T, right.double())
             else:
-                left = self.left[rows].double().flatten(0, 1)
-                smaller = left if self.m < self.right.shape[2] else right
-                smaller.mul_(weights)
-                matrix.addmm_(left.T, right)
+                matrix.addmm_(left.double().T, right * weights)
 
     def terms(self) -> int:
         """How many numbers meet in one coordinate of the sum."""
