@@ -1,6 +1,7 @@
 # make demo   train on handwritten digits, private and securely aggregated
 # make test   everything that must hold
 # make test-flower   an app of Flower, simulated and deployed, in an environment of its own (Python 3.11)
+# make test-ecosystem   Lightning and Hugging Face's Trainer, in an environment of its own
 # make bench  speed, as ratios to numpy and torch in the same run
 # make sanitize   the core's tests under address and undefined-behaviour sanitizers
 # make wheel  sdist and wheel, checked, and installed where there is no compiler
@@ -15,7 +16,7 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-flower bench sanitize wheel docs lint clean
+.PHONY: demo test test-flower test-ecosystem bench sanitize wheel docs lint clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
@@ -26,6 +27,11 @@ test-flower:
 	test -x build/flower/bin/python || $(PYTHON) -m venv build/flower
 	build/flower/bin/python -m pip install --quiet -c constraints.txt -e '.[flower,demo,test]' 'flwr[simulation]'
 	build/flower/bin/python -m pytest -m flower tests/flower $(ARGS)
+
+test-ecosystem:
+	test -x build/ecosystem/bin/python || $(PYTHON) -m venv build/ecosystem
+	build/ecosystem/bin/python -m pip install --quiet -c constraints.txt -e '.[ecosystem,test]'
+	build/ecosystem/bin/python -m pytest tests/ecosystem $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(ARGS)

@@ -18,6 +18,7 @@ if find_spec("torch"):
     collect_ignore_glob = []
 else:
     collect_ignore_glob = [
+        "ecosystem/*",
         "property/test_book_keeping_properties.py",
         "protocol/test_training_processes.py",
         "unit/test_clipping_*.py",

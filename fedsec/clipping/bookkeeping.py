@@ -13,6 +13,8 @@ see, is an error: `param.grad` stays None.
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -64,8 +66,7 @@ class BookKeeper:
     def __init__(self, model: torch.nn.Module) -> None:
         if not isinstance(model, torch.nn.Module):
             raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if hasattr(model, "_orig_mod"):
-            raise UnsupportedError("the model is compiled already: attach first, then torch.compile")
+        _refuse_compiled(model)
         if getattr(model, _ATTACHED, None) or any(_attached(p) for p in model.parameters()):
             raise UnsupportedError(
                 "the model, or a part of it, is attached already: detach the other one first"
@@ -77,6 +78,7 @@ class BookKeeper:
         self._capture: Capture | None = None
         self._open = False
         self._depth = 0
+        self._stance: AbstractContextManager[Any] = nullcontext()
         self._versions: dict[str, int] = {}
         self._buffers: dict[str, tuple[torch.Tensor, int]] = {}
         self._handles: list[Any] = [
@@ -109,6 +111,8 @@ class BookKeeper:
         """
         whole("rows", rows, minimum=1)
         self.drop()
+        self._stance = _uncompiled()
+        self._stance.__enter__()
         self._capture = Capture(self.parameters, rows, seed)
         self._capture.listening = plain_backward
         self._open = True
@@ -117,10 +121,16 @@ class BookKeeper:
         for parameter in self.parameters.values():
             parameter.grad = None
 
+    def compile_again(self) -> None:
+        """Let compiled code run compiled, as it does not from `begin` to `collect` or `drop`."""
+        self._stance.__exit__(None, None, None)
+        self._stance = nullcontext()
+
     def drop(self) -> None:
         """Forget what was captured."""
         if self._depth and self._capture is not None:  # the model was interrupted
             self._capture.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.compile_again()
         self._depth = 0
         self._capture = None
         self._open = False
@@ -267,6 +277,20 @@ def _refusal(name: str) -> Any:
         )
 
     return refuse
+
+
+def _refuse_compiled(model: torch.nn.Module) -> None:
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            which = f"its module {name}" if name else "the model"
+            raise UnsupportedError(f"{which} is compiled already: attach first, then torch.compile")
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """A context in which compiled code runs as it was written: a capture sees nothing of a compiled call."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()  # nothing was compiled
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -173,7 +173,7 @@ class Declared:
 
 
 class Epochs:
-    """Epoch after epoch: every iteration is one, drawn when it begins or its length is asked for."""
+    """Epoch after epoch: each iteration is one, drawn with its first batch or when asked for its length."""
 
     def __init__(self, begin: Callable[[], tuple[Iterator[Any], int | None]]) -> None:
         self._begin = begin
@@ -185,7 +185,8 @@ class Epochs:
         if self._coming is None:
             self._draw()
         batches, self._coming, self._running = self._coming or iter(()), None, True
-        return self._run(batches)
+        yield from batches
+        self._running = False
 
     def __len__(self) -> int:
         """Micro-batches of the running epoch, or of the coming one.
@@ -203,10 +204,6 @@ class Epochs:
 
     def _draw(self) -> None:
         self._coming, self._length = self._begin()
-
-    def _run(self, batches: Iterator[Any]) -> Iterator[Any]:
-        yield from batches
-        self._running = False
 
 
 def most_records(rows: int) -> int:

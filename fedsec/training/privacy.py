@@ -208,6 +208,18 @@ class Privacy:
         return trial.variants(source.sample(rows + trial.SPARE), rows)
 
     def _run(self, rows: int, tried: list[Any], cuts: Iterator[Cut], number: int) -> Iterator[Any]:
+        try:
+            yield from self._tried_first(rows, tried, number)
+            for micro, batch in cuts:
+                self._require_newest(number)
+                self._begin(micro)
+                yield batch
+            self._finish_last()
+        finally:  # an epoch may be left
+            if number == self._epoch:
+                self._keeper.compile_again()
+
+    def _tried_first(self, rows: int, tried: list[Any], number: int) -> Iterator[Any]:
         if tried:
             self._trial = _Trial()
             for batch in tried:
@@ -218,11 +230,6 @@ class Privacy:
             self._settle()
         self._trial = self._current = None
         self._tried.add(rows)
-        for micro, batch in cuts:
-            self._require_newest(number)
-            self._begin(micro)
-            yield batch
-        self._finish_last()
 
     def _require_newest(self, number: int) -> None:
         if number != self._epoch:

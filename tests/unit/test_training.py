@@ -1,6 +1,5 @@
 """`fedsec.attach`: steps, gradients and what is refused, on loops as users write them."""
 
-import contextlib
 import io
 import itertools
 import json
@@ -25,7 +24,7 @@ from fedsec.errors import (
     ProtocolError,
     UnsupportedError,
 )
-from fedsec.training import draws
+from fedsec.training import DeclaredLoader, batches, draws
 from fedsec.training import privacy as privacy_module
 
 
@@ -198,20 +197,23 @@ def test_continuous_noise_says_what_it_is():
     assert "no guarantee" in str(loop.privacy.spent())
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
-        torch.optim.Adam,
-        torch.optim.AdamW,
-        torch.optim.RMSprop,
-        torch.optim.Adagrad,
-        torch.optim.NAdam,
-    ],
+OPTIMIZERS = sorted(
+    (
+        kind
+        for kind in vars(torch.optim).values()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    ),
+    key=lambda kind: kind.__name__,
 )
+UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}  # no optimizer; refused, tested below
+
+
+@pytest.mark.parametrize("make", [kind for kind in OPTIMIZERS if kind.__name__ not in UNFIT])
 def test_any_optimizer_without_closure_and_schedulers(make):
     model = classifier()
-    loop = Loop(model, make(model.parameters()))
+    if make.__name__ == "Muon":  # of matrices alone
+        model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Tanh(), nn.Linear(8, 3, bias=False))
+    loop = Loop(model, make(model.parameters(), lr=0.1))
     scheduler = torch.optim.lr_scheduler.StepLR(loop.optimizer, step_size=2)
     before, rate = weights(model), loop.optimizer.param_groups[0]["lr"]
     for x, y in loop.privacy.loader(4):
@@ -885,14 +887,168 @@ def test_a_privacy_is_not_pickled():
 # ---- compiling
 
 
-def test_a_model_compiled_before_is_refused_and_after_never_gives_raw_gradients():
+@pytest.mark.parametrize("where", ["model", "module", "in place"])
+def test_a_model_compiled_before_is_refused(where):
     model = classifier()
-    compiled = torch.compile(model, backend="eager")
-    with pytest.raises(UnsupportedError, match=r"torch\.compile"):
-        Loop(compiled, torch.optim.SGD(model.parameters(), lr=0.1))
-    loop = Loop(model)
-    compiled = torch.compile(model, backend="eager")
-    x, y = next(iter(loop.privacy.loader(4)))
-    with contextlib.suppress(UnsupportedError, InvalidArgumentError, RuntimeError):
+    given = model
+    if where == "model":
+        given = torch.compile(model, backend="eager")
+    elif where == "module":
+        model[0] = torch.compile(model[0], backend="eager")
+    else:
+        model.compile(backend="eager")
+    with pytest.raises(UnsupportedError, match=r"compiled already.*torch\.compile"):
+        Loop(given, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.usefixtures("no_noise")
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_model_compiled_after_trains_as_it_was_written_and_is_evaluated_compiled(in_place, monkeypatch):
+    monkeypatch.setattr(sampling, "poisson", lambda *_: np.array([1, 5, 8]))
+    monkeypatch.setattr(draws, "shuffled", lambda indices: indices)
+    plain, loop = Loop(), Loop()
+    plain.epoch()
+    compiled_calls = []
+
+    def backend(graph, _inputs):
+        compiled_calls.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    if in_place:
+        loop.model.compile(backend=backend)
+        compiled = loop.model
+    else:
+        compiled = torch.compile(loop.model, backend=backend)
+    for x, y in loop.privacy.loader(max_physical_batch_size=4):
         loop.privacy.backward(losses_of(compiled, x, y))
-    assert all(p.grad is None for p in model.parameters())
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+    assert torch.equal(weights(loop.model), weights(plain.model))
+    assert not compiled_calls
+    with torch.no_grad():
+        compiled(loop.dataset.tensors[0])
+    assert compiled_calls
+
+
+# ---- loaders
+
+
+def test_a_loader_knows_its_length_and_begins_an_epoch_each_time():
+    loop = Loop()
+    batches = loop.privacy.loader(max_physical_batch_size=4)
+    for _ in range(3):
+        planned, seen = len(batches), 0
+        for x, y in batches:
+            assert len(batches) == planned
+            loop.privacy.backward(losses_of(loop.model, x, y))
+            loop.optimizer.step()
+            seen += 1
+        assert seen == planned
+    assert loop.privacy.steps == 12
+    iter(batches)
+    with pytest.raises(BudgetExceededError):
+        next(iter(batches))
+
+
+def test_as_many_records_a_step_as_float64_adds_up():
+    """Blocks times records stay within 2**32: docs/training.md, item 4."""
+    assert batches.most_records(64) == batches.most_records(1000) == 2**19
+    assert batches.most_records(1) == 2**16
+    assert all(batches.most_records(rows) ** 2 / min(rows, 64) <= 2**32 for rows in range(1, 100))
+
+
+class PoissonBatches:
+    """A sampler of a user's own."""
+
+    def __init__(self, counts):
+        self.counts = counts
+
+    def __len__(self):
+        return len(self.counts)
+
+    def __iter__(self):
+        return (list(np.random.permutation(40)[:count]) for count in self.counts)
+
+
+def collate(rows):
+    if not rows:
+        return torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
+    return torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
+
+
+def own_loader(*counts):
+    return torch.utils.data.DataLoader(records(), batch_sampler=PoissonBatches(counts), collate_fn=collate)
+
+
+def declared(*counts, sampling="poisson", population_size=40):
+    return DeclaredLoader(own_loader(*counts), sampling, population_size)
+
+
+def test_a_declared_loader_gives_one_step_a_batch_and_is_said_to_be_declared(no_noise):
+    loop = Loop(dataset=declared(9, 0, 13, 4))
+    sizes = []
+    for x, y in loop.privacy.loader(max_physical_batch_size=4):
+        if not loop.privacy.on_trial:
+            sizes.append(len(x))
+        loop.privacy.backward(losses_of(loop.model, x, y))
+        loop.optimizer.step()
+    assert sizes == [4] * (3 + 1 + 4 + 1)
+    assert loop.privacy.steps == len(no_noise) == 4
+    spent = loop.privacy.spent()
+    assert spent.epsilon == Loop().privacy.plan.spent(4).epsilon
+    assert "as declared for a loader of the user's own" in spent.sampler
+    assert "declared, not checked" in str(spent)
+    loop.epoch()
+    assert loop.privacy.steps == 8
+    with pytest.raises(InvalidArgumentError, match="declared of the saved"):
+        Loop().privacy.load_state_dict(loop.privacy.state_dict())
+
+
+@pytest.mark.usefixtures("no_noise")
+def test_a_declared_batch_counts_each_of_its_records_once():
+    whole = [records()[:]] * 4
+    plain, loop = (
+        Loop(batch_size=40, epochs=1),
+        Loop(dataset=DeclaredLoader(whole, "poisson", 40), batch_size=40, epochs=1),
+    )
+    plain.epoch()
+    loop.epoch(rows=7)
+    assert plain.privacy.steps == loop.privacy.steps == 1
+    assert torch.allclose(weights(plain.model), weights(loop.model), atol=1e-6)
+
+
+def test_a_declared_loader_may_keep_the_size_private():
+    options = {"batch_size": None, "sampling_probability": 0.25, "expected_batch_size": 10}
+    loop = Loop(dataset=declared(9, 8, population_size=None), **options)
+    loop.epoch()
+    assert loop.privacy.steps == 2
+    assert loop.privacy.spent().declared_public == ()
+    with pytest.raises(InvalidArgumentError, match="population_size"):
+        Loop(dataset=declared(9, population_size=None))
+
+
+def test_declarations_that_do_not_hold_are_refused():
+    with pytest.raises(UnsupportedError, match="batch_size=10 cuts an order"):
+        DeclaredLoader(torch.utils.data.DataLoader(records(), batch_size=10, shuffle=True), "poisson", 40)
+    with pytest.raises(InvalidTypeError, match="iterable"):
+        DeclaredLoader(3, "poisson")
+    with pytest.raises(InvalidArgumentError, match="'fixed' in the declaration"):
+        Loop(dataset=declared(9, sampling="fixed"))
+    with pytest.raises(UnsupportedError, match="no valid bound"):
+        Loop(dataset=declared(9, sampling="shuffled"), sampling="shuffled")
+    fixed = {"sampling": "fixed", "neighboring_relation": fedsec.NeighboringRelation.REPLACE_ONE}
+    for loop, said in (
+        (Loop(dataset=declared(10, 9, sampling="fixed"), **fixed), "holds 9 records, not 10 as declared"),
+        (Loop(dataset=declared(9, population_size=8), batch_size=2), "holds 9 records, not at most 8"),
+        (Loop(dataset=declared(1, 9)), "two records: the trial"),
+        (Loop(dataset=DeclaredLoader([(torch.zeros(9, 6), torch.zeros(8))], "poisson", 40)), "first, got"),
+        (Loop(dataset=declared(9, 9, sampling="allocation"), sampling="allocation"), "has 2 batches, not 4"),
+    ):
+        with pytest.raises((UnsupportedError, InvalidArgumentError, ProtocolError), match=said):
+            loop.epoch()
+    loop = Loop(dataset=declared(9))
+    with pytest.raises(InvalidArgumentError, match="declared loader's own"):
+        loop.privacy.loader(num_workers=2)
+    with pytest.raises(TypeError, match="does not say"):
+        len(loop.privacy.loader())
