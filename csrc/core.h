@@ -56,6 +56,11 @@ typedef struct {
     uint32_t single_limit;
 } fs_grid;
 
+/* A chunk's work for the kernels of the discrete Gaussian. */
+typedef struct fs_bell_work fs_bell_work;
+
+enum { FS_BELL_GROUP = 1024, FS_BELL_BLOCK = 32 };
+
 enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
 
 /* A backend is a value: one const table of kernels for an instruction set, all giving the same bytes. */
@@ -76,6 +81,8 @@ struct fs_backend {
     void (*lattice_points)(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);
     void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
                            const uint64_t *offsets);
+    /* The values of a group's candidates that stand, in canonical order: how many (bell.h). */
+    size_t (*bell)(fs_bell_work *work);
     /* As many normal variates of mean 0 as a group has, from as many uniform words (normal.h). */
     void (*normal32)(float *out, const uint32_t *words, float stddev);
     void (*normal64)(double *out, const uint64_t *words, double stddev);
@@ -144,6 +151,11 @@ FS_LOAD_STORE(64)
 
 /* A word whose bytes in memory are little-endian: for arrays of words, which vectors read better than bytes.
  * */
+static inline uint16_t fs_from_le16(uint16_t word)
+{
+    return fs_load16_le((const uint8_t *)&word);
+}
+
 static inline uint64_t fs_from_le64(uint64_t word)
 {
     return fs_load64_le((const uint8_t *)&word);
@@ -159,6 +171,24 @@ typedef struct {
 void fs_generator_start(fs_generator *generator, const fs_backend *backend, const uint8_t *key);
 void fs_generator_fill(const fs_generator *generator, void *out, size_t n_bytes, const uint32_t stream[3],
                        uint32_t block);
+
+/* A group's candidates in words of the stream, in the stream's byte order, and what comes of them: in blocks of
+ * FS_BELL_BLOCK, whose canonical order has the even candidates first. `rest` is in canonical order already. */
+struct fs_bell_work {
+    uint16_t choices[FS_BELL_GROUP], uniforms[FS_BELL_GROUP], offsets[FS_BELL_GROUP];
+    uint32_t rest[FS_BELL_GROUP];
+    int32_t values[FS_BELL_GROUP + FS_BELL_BLOCK];
+    uint32_t further[FS_BELL_GROUP + FS_BELL_BLOCK]; /* the `rest` of each value */
+    const fs_bell *bell;
+    fs_generator generator;
+    uint32_t chunk;
+    int exact_only;
+    size_t group, n_done;
+    const uint32_t *refused;
+    size_t n_refused;
+    fs_bell_undecided *undecided;
+    size_t room, n_undecided;
+};
 
 /* A key's stream of 64-bit words: blocks 0, 1, 2, ..., read as little-endian words in order. The stream's first
  * number carries the block index past 2^32, so that no call runs out of stream or repeats it. */

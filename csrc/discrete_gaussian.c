@@ -1,279 +1,147 @@
 /* The exact discrete Gaussian on the integers: Pr[y] proportional to exp(-y^2 / (2 stddev^2)).
  *
- * [CKS20] Canonne, Kamath, Steinke. The Discrete Gaussian for Differential Privacy. NeurIPS 2020: Algorithms
- * 1 to 3, as they stand there. All randomness is spent in comparisons W < numerator / denominator between a
- * uniform real W = 0.w0 w1 w2... (64-bit words of the stream, drawn as far as they are needed) and an exact
- * rational, so that the law is exact: the deviation is the dyadic rational that its double is. A double-precision
- * filter decides the comparisons that are clear with room to spare; with exact_only all of them go the
- * long way, with the same result and the same words.
+ * By rejection: a candidate y is drawn from a law whose probabilities are integers over a power of two, and stands
+ * with probability exp(-y^2 / (2 stddev^2)) / (M times that of the candidate), which is at most 1. So the law of what
+ * stands is exact as soon as each comparison of a uniform real with that number is right: nothing is rounded, cut off
+ * or normalised. fedsec/_lattice.py makes the tables and says what is in them.
  *
- * Sizes. A stddev in [0.1, 2^40] is M 2^-e with M < 2^53 and 12 <= e <= 56, and t = floor(stddev) + 1. So
- * t 2^e is at most 2M < 2^54 (stddev >= 1) or 2^56 (t = 1). Algorithm 3 accepts y with probability
- * exp(-gamma), where
- *     gamma = (|y| - stddev^2 / t)^2 / (2 stddev^2) = (|y| t 2^2e - M^2)^2 / (2 (M t 2^e)^2).
- * The denominator is below 2^219, and below 2^251 after multiplication by k < 2^32 (which Algorithm 1
- * reaches with a probability below 1 / (2^32 - 1)!). As |y| < t (v + 1), and v < MAX_GEOMETRIC = 2^15 - 1,
- * |y| t 2^2e is below 2^127 and the numerator below 2^254: 256 bits hold everything. A larger v, of
- * probability exp(-32767), is reported and not cut off. */
+ * A candidate takes 48 bits of the stream: 6 name a column of Walker's alias method [Wal77] and 8 are compared
+ * with its threshold, which gives one of 64 cells; one bit is a sign and 17 an offset in the cell; 16 are the uniform
+ * real's first. Cells are blocks of 2^block_bits integers, of which the leading 17 bits are these and the others come
+ * from 32 bits more where a law is wide. The last cell is all that is beyond the others, where the caller draws.
+ *
+ * Three comparisons, each exact where it decides: 16-bit integers (bell.h) leave some 3 candidates in 10^4; double
+ * precision (fs_bell_settle), with 64 bits more of the uniform real, decides but for one in 10^11 of these; the rest
+ * goes to the caller's integers, which draw as many bits as it takes. Candidates are numbered, and each has a
+ * stream of its own for what it takes beyond its first bits: who decides never changes a word of another.
+ *
+ * [Wal77] Walker. An Efficient Method for Generating Discrete Random Variables with General Distributions. ACM TOMS
+ * 3(3), 1977. */
 #include <math.h>
 #include <stdbool.h>
-#include <string.h>
 
-#include "core.h"
+#include "bell_filter.h"
 
-enum { LIMBS = 8, MAX_GEOMETRIC = (1 << 15) - 1 };
+/* In double precision y^2 / (2 stddev^2) is below 2^10 and off by 2^-42, the logarithm of the height by 2^-46, and
+ * the uniform number by 2^-53. */
+static const double MARGIN = 0x1p-36;
 
-/* An unsigned integer below 2^256, little-endian limbs. */
-typedef struct {
-    uint32_t limb[LIMBS];
-} wide;
+/* Streams of a chunk: the candidates' words, and what one candidate takes further. */
+enum { CANDIDATES, FURTHER = 2 };
 
-typedef struct {
-    wide numerator, denominator;
-    double approximation; /* of their quotient, relative error below 17 * 2^-53 */
-} ratio;
-
-typedef struct {
-    fs_stream stream;
-    bool exact_only;
-    uint64_t scale;       /* t */
-    uint64_t scale_mask;  /* the least 2^n - 1 >= t - 1 */
-    unsigned fraction_bits_twice; /* 2e */
-    wide mantissa_squared;        /* M^2 */
-    wide denominator;             /* 2 (M t 2^e)^2 */
-    double denominator_approximation;
-} sampler;
-
-static wide wide_from(uint64_t value)
+/* A value with the bits of a wide law's block that are not in the candidate's own words. */
+static int64_t whole_value(const fs_bell *bell, int64_t shown, uint32_t rest)
 {
-    return (wide){{(uint32_t)value, (uint32_t)(value >> 32)}};
+    unsigned hidden = bell->block_bits - bell->shown_bits;
+    return hidden == 0 ? shown : (int64_t)((uint64_t)shown << hidden | (uint64_t)rest >> (32 - hidden));
 }
 
-static wide wide_multiply(const wide *a, const wide *b)
+/* Whether the candidate is on the caller's list of those that do not stand. */
+static bool refused(const fs_bell_work *work, uint32_t candidate)
 {
-    wide product = {{0}};
-    for (int i = 0; i < LIMBS; i++) {
-        uint64_t carry = 0;
-        for (int j = 0; i + j < LIMBS; j++) {
-            carry += (uint64_t)a->limb[i] * b->limb[j] + product.limb[i + j];
-            product.limb[i + j] = (uint32_t)carry;
-            carry >>= 32;
-        }
+    size_t low = 0, high = work->n_refused;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (work->refused[middle] < candidate)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return product;
+    return low < work->n_refused && work->refused[low] == candidate;
 }
 
-static wide wide_shift(const wide *a, unsigned bits)
+/* A candidate that is left to the caller. Until it answers it counts as one that stands. */
+static bool leave(fs_bell_work *work, const fs_bell_undecided *open)
 {
-    wide shifted = {{0}};
-    unsigned limbs = bits / 32, rest = bits % 32;
-    for (unsigned i = LIMBS; i-- > limbs;) {
-        uint64_t pair = (uint64_t)a->limb[i - limbs] << 32 | (i > limbs ? a->limb[i - limbs - 1] : 0);
-        shifted.limb[i] = (uint32_t)(pair << rest >> 32);
-    }
-    return shifted;
-}
-
-static bool wide_less(const wide *a, const wide *b)
-{
-    for (int i = LIMBS - 1; i >= 0; i--)
-        if (a->limb[i] != b->limb[i])
-            return a->limb[i] < b->limb[i];
-    return false;
-}
-
-static wide wide_subtract(const wide *a, const wide *b)
-{
-    wide difference;
-    uint64_t borrow = 0;
-    for (int i = 0; i < LIMBS; i++) {
-        uint64_t limb = (uint64_t)a->limb[i] - b->limb[i] - borrow;
-        difference.limb[i] = (uint32_t)limb;
-        borrow = limb >> 63;
-    }
-    return difference;
-}
-
-/* One rounding a limb, all of them relative: the relative error is below 8 * 2^-53. */
-static double wide_to_double(const wide *a)
-{
-    double sum = 0;
-    for (int i = LIMBS - 1; i >= 0; i--)
-        sum = sum * 0x1p32 + a->limb[i];
-    return sum;
-}
-
-/* W < numerator / denominator for W = 0.word w1 w2...: the first binary digit that differs decides. */
-static bool exactly_below(fs_stream *stream, uint64_t word, wide numerator, const wide *denominator)
-{
-    for (;; word = fs_stream_next(stream))
-        for (int bit = 63; bit >= 0; bit--) {
-            numerator = wide_shift(&numerator, 1);
-            bool digit = !wide_less(&numerator, denominator);
-            if (digit)
-                numerator = wide_subtract(&numerator, denominator);
-            if (digit != (word >> bit & 1))
-                return digit;
-        }
-}
-
-/* Bernoulli(r / k), r / k < 1. The two sides of the filter's comparison are off by at most 18 * 2^-53 (the
- * quotient) and 2^-53 (bits of W beyond the 53rd): less than MARGIN together. */
-static bool bernoulli(sampler *s, const ratio *r, uint32_t k)
-{
-    static const double MARGIN = 0x1p-48;
-    uint64_t word = fs_stream_next(&s->stream);
-    double gap = r->approximation / k - (double)(word >> 11) * 0x1p-53;
-    if (!s->exact_only && fabs(gap) > MARGIN)
-        return gap > 0;
-    wide factor = wide_from(k), denominator = wide_multiply(&r->denominator, &factor);
-    return exactly_below(&s->stream, word, r->numerator, &denominator);
-}
-
-/* Bernoulli(exp(-r)) for r in [0, 1] [CKS20, Alg. 1]: A_k ~ Bernoulli(r / k) for k = first, first + 1, ...
- * until one fails. `first` is 2 for r = 1, whose A_1 is certain. */
-static bool bernoulli_exp_fraction(sampler *s, const ratio *r, uint32_t first)
-{
-    uint32_t k = first;
-    while (bernoulli(s, r, k))
-        k++;
-    return k & 1;
-}
-
-static bool bernoulli_exp_one(sampler *s)
-{
-    static const ratio ONE = {{{1}}, {{1}}, 1.0};
-    return bernoulli_exp_fraction(s, &ONE, 2);
-}
-
-/* Bernoulli(exp(-numerator / s->denominator)) [CKS20, Alg. 1]. */
-static bool bernoulli_exp(sampler *s, wide numerator)
-{
-    for (; !wide_less(&numerator, &s->denominator); numerator = wide_subtract(&numerator, &s->denominator))
-        if (!bernoulli_exp_one(s))
-            return false;
-    ratio r = {numerator, s->denominator, wide_to_double(&numerator) / s->denominator_approximation};
-    return bernoulli_exp_fraction(s, &r, 1);
-}
-
-static uint64_t uniform_below_scale(sampler *s)
-{
-    for (;;) {
-        uint64_t u = fs_stream_next(&s->stream) & s->scale_mask;
-        if (u < s->scale)
-            return u;
-    }
-}
-
-/* u in [0, t) with probability proportional to exp(-u / t) [CKS20, Alg. 2]. */
-static uint64_t exponential_remainder(sampler *s)
-{
-    for (;;) {
-        uint64_t u = uniform_below_scale(s);
-        ratio r = {wide_from(u), wide_from(s->scale), (double)u / (double)s->scale};
-        if (bernoulli_exp_fraction(s, &r, 1))
-            return u;
-    }
-}
-
-/* Pr[y] proportional to exp(-|y| / t) [CKS20, Alg. 2]; false when |y| is beyond all measure. */
-static bool discrete_laplace(sampler *s, uint64_t *magnitude, bool *negative)
-{
-    do {
-        uint64_t u = exponential_remainder(s), v = 0;
-        while (bernoulli_exp_one(s))
-            if (++v == MAX_GEOMETRIC)
-                return false;
-        *magnitude = u + s->scale * v;
-        *negative = fs_stream_next(&s->stream) >> 63;
-    } while (*negative && *magnitude == 0);
+    if (refused(work, open->candidate))
+        return false;
+    if (work->n_undecided < work->room)
+        work->undecided[work->n_undecided] = *open;
+    work->n_undecided++;
     return true;
 }
 
-/* (|y| t 2^2e - M^2)^2 */
-static wide gamma_numerator(const sampler *s, uint64_t magnitude)
+/* The candidate at a place of the group in canonical order: whether it stands, as the variate at `position`. */
+static bool stands(fs_bell_work *work, size_t place, size_t position)
 {
-    wide y = wide_from(magnitude), t = wide_from(s->scale), x = wide_multiply(&y, &t);
-    x = wide_shift(&x, s->fraction_bits_twice);
-    x = wide_less(&x, &s->mantissa_squared) ? wide_subtract(&s->mantissa_squared, &x)
-                                            : wide_subtract(&x, &s->mantissa_squared);
-    return wide_multiply(&x, &x);
+    const fs_bell *bell = work->bell;
+    size_t at = place / FS_BELL_BLOCK * FS_BELL_BLOCK + fs_bell_candidate(place % FS_BELL_BLOCK);
+    uint32_t choice = fs_from_le16(work->choices[at]), offset = fs_from_le16(work->offsets[at]);
+    uint32_t found = bell->cells[choice % FS_BELL_CELLS];
+    uint32_t cell = (choice < (found & 0xff00) ? choice : found) % FS_BELL_CELLS;
+    int64_t magnitude = (cell << 17 | offset << 1 | (choice >> 7 & 1)) >> (FS_BELL_SHOWN_BITS - bell->shown_bits);
+    int64_t shown = (choice >> 6 & 1 & bell->mirrored) ? ~magnitude : magnitude + bell->first;
+
+    uint64_t further[2];
+    uint32_t candidate = (uint32_t)(work->group * FS_BELL_GROUP + place);
+    const uint32_t stream[3] = {work->chunk, candidate, FURTHER};
+    fs_generator_fill(&work->generator, further, sizeof further, stream, 0);
+    fs_bell_undecided open = {
+        .candidate = candidate,
+        .position = position,
+        .cell = cell,
+        .value = whole_value(bell, shown, work->rest[place]),
+        .uniform_high = fs_from_le16(work->uniforms[at]),
+        .uniform_low = fs_from_le64(further[0]),
+    };
+    double z = (double)open.value / bell->stddev;
+    double uniform = (double)open.uniform_high * 0x1p-16 + (double)open.uniform_low * 0x1p-80;
+    open.gap = exp(-0.5 * z * z - bell->log_heights[cell]) - uniform;
+    bool clear = cell != FS_BELL_CELLS - 1 && !work->exact_only && fabs(open.gap) > MARGIN;
+    bool standing = clear ? open.gap > 0 : leave(work, &open);
+    fs_wipe(further, sizeof further);
+    fs_wipe(&open, sizeof open);
+    return standing;
 }
 
-/* [CKS20, Alg. 3] */
-static bool discrete_gaussian(sampler *s, int64_t *out)
+uint32_t fs_bell_settle(fs_bell_work *work, size_t block, size_t n_out, uint32_t accepted, uint32_t open)
 {
-    uint64_t magnitude;
-    bool negative;
-    do {
-        if (!discrete_laplace(s, &magnitude, &negative))
-            return false;
-    } while (!bernoulli_exp(s, gamma_numerator(s, magnitude)));
-    *out = negative ? -(int64_t)magnitude : (int64_t)magnitude;
-    return true;
+    size_t position = work->n_done + n_out;
+    for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {
+        if ((open >> i & 1) && stands(work, FS_BELL_BLOCK * block + i, position))
+            accepted |= UINT32_C(1) << i;
+        position += accepted >> i & 1;
+    }
+    return accepted;
 }
 
-static void sampler_start(sampler *s, const fs_backend *backend, const uint8_t *key, bool exact_only)
+static void next_group(fs_bell_work *work)
 {
-    memset(s, 0, sizeof *s);
-    fs_stream_start(&s->stream, backend, key);
-    s->exact_only = exact_only;
-}
-
-static void sampler_set_stddev(sampler *s, double stddev)
-{
-    int exponent;
-    wide mantissa = wide_from((uint64_t)(frexp(stddev, &exponent) * 0x1p53));
-    unsigned fraction_bits = (unsigned)(53 - exponent);
-    s->scale = (uint64_t)stddev + 1;
-    while (s->scale_mask < s->scale - 1)
-        s->scale_mask = s->scale_mask << 1 | 1;
-    s->fraction_bits_twice = 2 * fraction_bits;
-    s->mantissa_squared = wide_multiply(&mantissa, &mantissa);
-    wide t = wide_from(s->scale), root = wide_multiply(&mantissa, &t);
-    s->denominator = wide_multiply(&root, &root);
-    s->denominator = wide_shift(&s->denominator, 2 * fraction_bits + 1);
-    s->denominator_approximation = wide_to_double(&s->denominator);
+    const uint32_t stream[3] = {work->chunk, 0, CANDIDATES};
+    size_t n_bytes = offsetof(fs_bell_work, rest) - offsetof(fs_bell_work, choices);
+    if (work->bell->block_bits > FS_BELL_SHOWN_BITS)
+        n_bytes += sizeof work->rest;
+    fs_generator_fill(&work->generator, work->choices, n_bytes, stream, (uint32_t)(work->group * (n_bytes / 16)));
 }
 
 #define DEFINE_DISCRETE_GAUSSIAN(BITS)                                                                        \
-    int fs_discrete_gaussian##BITS(const fs_backend *backend, int##BITS##_t *out, size_t length,              \
-                                   double stddev, const uint8_t *key, int exact_only)                         \
+    size_t fs_discrete_gaussian##BITS(const fs_backend *backend, const fs_bell *bell, int##BITS##_t *out,     \
+                                      size_t length, const uint8_t *key, uint32_t chunk,                      \
+                                      const uint32_t *refused, size_t n_refused, int exact_only,              \
+                                      fs_bell_undecided *undecided, size_t room)                              \
     {                                                                                                         \
-        sampler s;                                                                                            \
-        sampler_start(&s, backend, key, exact_only);                                                          \
-        sampler_set_stddev(&s, stddev);                                                                       \
-        bool fits = true;                                                                                     \
-        for (size_t j = 0; j < length && fits; j++) {                                                         \
-            int64_t y = 0;                                                                                    \
-            fits = discrete_gaussian(&s, &y) && y >= INT##BITS##_MIN && y <= INT##BITS##_MAX;                 \
-            out[j] = (int##BITS##_t)y;                                                                        \
+        fs_bell_work work = {.bell = bell, .chunk = chunk, .exact_only = exact_only, .refused = refused,      \
+                             .n_refused = n_refused, .undecided = undecided, .room = room};                   \
+        fs_generator_start(&work.generator, backend, key);                                                    \
+        for (; work.n_done < length; work.group++) {                                                          \
+            next_group(&work);                                                                                \
+            size_t n = backend->bell(&work);                                                                  \
+            n = n < length - work.n_done ? n : length - work.n_done;                                          \
+            int##BITS##_t *to = out + work.n_done;                                                            \
+            if (bell->block_bits > FS_BELL_SHOWN_BITS)                                                        \
+                for (size_t j = 0; j < n; j++)                                                                \
+                    to[j] = (int##BITS##_t)whole_value(bell, work.values[j], work.further[j]);                \
+            else                                                                                              \
+                for (size_t j = 0; j < n; j++)                                                                \
+                    to[j] = work.values[j];                                                                   \
+            work.n_done += n;                                                                                 \
         }                                                                                                     \
-        if (!fits)                                                                                            \
-            fs_wipe(out, length * sizeof *out);                                                               \
-        fs_wipe(&s, sizeof s);                                                                                \
-        return !fits;                                                                                         \
+        size_t n_undecided = work.n_undecided;                                                                \
+        while (n_undecided > 0 && n_undecided <= room && undecided[n_undecided - 1].position >= length)       \
+            n_undecided--;                                                                                    \
+        fs_wipe(&work, sizeof work);                                                                          \
+        return n_undecided;                                                                                   \
     }
 
 DEFINE_DISCRETE_GAUSSIAN(32)
 DEFINE_DISCRETE_GAUSSIAN(64)
-
-static wide wide_load(const uint8_t *bytes)
-{
-    wide value;
-    for (int i = 0; i < LIMBS; i++)
-        value.limb[i] = fs_load32_le(bytes + 4 * i);
-    return value;
-}
-
-void fs_bernoulli(const fs_backend *backend, uint8_t *out, size_t length, const uint8_t *numerator,
-                  const uint8_t *denominator, const uint8_t *key, int exact_only)
-{
-    ratio r = {wide_load(numerator), wide_load(denominator), 0};
-    r.approximation = wide_to_double(&r.numerator) / wide_to_double(&r.denominator);
-    sampler s;
-    sampler_start(&s, backend, key, exact_only);
-    for (size_t j = 0; j < length; j++)
-        out[j] = bernoulli(&s, &r, 1);
-    fs_wipe(&s, sizeof s);
-}

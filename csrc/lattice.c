@@ -1,10 +1,10 @@
-/* Laws on the integers from tables: discrete Gaussian, Poisson and Skellam variates.
+/* Laws on the integers from tables: Poisson and Skellam variates.
  *
- * A law comes as 2^k cells with probabilities in units of 2^-160, arranged for the alias method
+ * A law comes as 2^k cells with probabilities that are integers over 2^32, arranged for the alias method
  * [Wal77: Walker, An Efficient Method for Generating Discrete Random Variables with General Distributions, ACM
  * TOMS 3(3), 1977]. A cell is one integer, and then drawing it is all; or a block of 2^b integers, of which one is
- * drawn uniformly and accepted with probability weight(y) / height(block), else all is drawn anew.
- * fedsec/_lattice.py makes the tables, in integers, and says what they leave out.
+ * drawn uniformly and accepted with probability weight(y) / height(block), else all is drawn anew. What the last cell
+ * stands for, the caller draws. fedsec/_lattice.py makes the tables, and says why the law is exact.
  *
  * No result depends on the rounding of floating-point numbers. A uniform real is compared by its leading bits,
  * and by more of them where these do not decide. Most blocks accept whatever is drawn by a bound in integers; the
@@ -55,29 +55,22 @@ static uint64_t next_word(extension *more)
     return fs_from_le64(more->words[more->position++]);
 }
 
-/* The cell of a word, and of 128 bits more where its own do not decide: thresholds have no more. */
-static uint32_t whole_cell(const fs_law *law, uint32_t word, extension *more)
+/* All that is beyond the others. */
+static uint32_t last_cell(const fs_law *law)
+{
+    return (UINT32_C(1) << law->index_bits) - 1;
+}
+
+static uint32_t cell_of(const fs_law *law, uint32_t word)
 {
     unsigned k = law->index_bits;
     uint32_t index = word >> (32 - k), entry = law->cells[index];
-    uint32_t fraction = word & (UINT32_MAX >> k), threshold = entry >> k;
-    bool below = fraction < threshold;
-    if (fraction == threshold) {
-        uint64_t high = next_word(more), low = next_word(more);
-        const uint64_t *rest = law->rest + 2 * index;
-        below = high < rest[0] || (high == rest[0] && low < rest[1]);
-    }
-    return below ? index : entry & ((UINT32_C(1) << k) - 1);
+    return (word & (UINT32_MAX >> k)) < entry >> k ? index : entry & last_cell(law);
 }
 
 /* ln weight(y), up to 2^-41: for blocks only, which are of wide laws. */
 static double log_weight(const fs_law *law, int64_t y)
 {
-    double parameter = law->parameter;
-    if (law->kind == FS_GAUSSIAN_LAW) {
-        double z = (double)y / parameter;
-        return -0.5 * z * z;
-    }
     /* Stirling's: -1 / 1024 - L phi(e) - ln(1 + e) / 2 - 1 / (12 y) + 1 / (360 y^3) with e = y / L - 1, |e| < 1/8, and
      * phi(e) = (1 + e) ln(1 + e) - e = sum_{j >= 2} (-e)^j / (j (j - 1)), where cancellation would hurt. */
     static const double INVERSE[21] = {
@@ -86,10 +79,10 @@ static double log_weight(const fs_law *law, int64_t y)
         TERM(13), TERM(14), TERM(15), TERM(16), TERM(17), TERM(18), TERM(19), TERM(20), TERM(21), TERM(22),
 #undef TERM
     };
-    double e = ((double)y - parameter) / parameter, phi = 0.0, count = (double)y;
+    double e = ((double)y - law->mean) / law->mean, phi = 0.0, count = (double)y;
     for (int j = 20; j >= 0; j--)
         phi = INVERSE[j] - e * phi;
-    return -0x1p-10 - parameter * e * e * phi - 0.5 * log1p(e) - 1.0 / (12.0 * count) + 1.0 / (360.0 * count * count * count);
+    return -0x1p-10 - law->mean * e * e * phi - 0.5 * log1p(e) - 1.0 / (12.0 * count) + 1.0 / (360.0 * count * count * count);
 }
 
 /* Draws for one place until something is accepted (false), or is too close to call (true). The first words are
@@ -99,7 +92,7 @@ static bool settle(const fs_law *law, uint32_t word, uint64_t offset, extension 
 {
     unsigned b = law->block_bits;
     for (;; word = (uint32_t)next_word(more), offset = next_word(more)) {
-        uint32_t cell = whole_cell(law, word, more);
+        uint32_t cell = cell_of(law, word);
         int64_t y = law->first + (int64_t)(((uint64_t)cell << b) + (offset & ((UINT64_C(1) << b) - 1)));
         found->value = y;
         if ((uint32_t)(offset >> 48) < law->least[cell])
@@ -109,7 +102,7 @@ static bool settle(const fs_law *law, uint32_t word, uint64_t offset, extension 
         found->low = next_word(more);
         double uniform = ldexp((double)found->high, (int)b - 64) + ldexp((double)found->low, (int)b - 128);
         found->gap = exp(log_weight(law, y) - law->log_heights[cell]) - uniform;
-        if (exact_only || !(fabs(found->gap) > MARGIN))
+        if (exact_only || cell == last_cell(law) || !(fabs(found->gap) > MARGIN))
             return true;
         if (found->gap > 0)
             return false;
@@ -158,52 +151,54 @@ static size_t next_open(const workspace *w, size_t j, size_t n)
     return j < n ? j : n;
 }
 
-#define DEFINE_LATTICE(BITS)                                                                                      \
-    void fs_lattice_points##BITS(const fs_backend *backend, const fs_law *law, int##BITS##_t *out, size_t length, \
-                                 const uint8_t *key, uint32_t chunk, uint32_t retry)                              \
-    {                                                                                                             \
-        workspace w;                                                                                              \
-        start(&w, backend, key, chunk, retry);                                                                    \
-        int##BITS##_t first = (int##BITS##_t)law->first;                                                          \
-        for (size_t i = 0; i < length; i += FS_LATTICE_GROUP) {                                                   \
-            size_t n = length - i < FS_LATTICE_GROUP ? length - i : FS_LATTICE_GROUP;                             \
-            fill_cells(&w, i / FS_LATTICE_GROUP);                                                                 \
-            backend->lattice_points(law, w.drawn, w.open, w.cells);                                               \
-            for (size_t j = 0; j < n; j++)                                                                        \
-                out[i + j] = (int##BITS##_t)(first + (int##BITS##_t)w.drawn[j]);                                  \
-            for (size_t j = next_open(&w, 0, n); j < n; j = next_open(&w, j + 1, n))                              \
-                out[i + j] = (int##BITS##_t)(first + (int##BITS##_t)whole_cell(law, w.cells[j], &w.more));        \
-        }                                                                                                         \
-        fs_wipe(&w, sizeof w);                                                                                    \
-    }                                                                                                             \
-                                                                                                                  \
-    size_t fs_lattice_blocks##BITS(const fs_backend *backend, const fs_law *law, int##BITS##_t *out,              \
-                                   size_t length, const uint8_t *key, uint32_t chunk, uint32_t retry,             \
-                                   int exact_only, fs_undecided *undecided)                                       \
-    {                                                                                                             \
-        workspace w;                                                                                              \
-        fs_undecided found;                                                                                       \
-        size_t n_undecided = 0;                                                                                   \
-        start(&w, backend, key, chunk, retry);                                                                    \
-        for (size_t i = 0; i < length; i += FS_LATTICE_GROUP) {                                                   \
-            size_t n = length - i < FS_LATTICE_GROUP ? length - i : FS_LATTICE_GROUP;                             \
-            fill_cells(&w, i / FS_LATTICE_GROUP);                                                                 \
-            fill_offsets(&w, i / FS_LATTICE_GROUP);                                                               \
-            backend->lattice_points(law, w.drawn, w.open, w.cells);                                               \
-            backend->lattice_blocks(law, w.values, w.open, w.drawn, w.offsets);                                   \
-            for (size_t j = 0; j < n; j++)                                                                        \
-                out[i + j] = (int##BITS##_t)(law->first + (int64_t)w.values[j]);                                  \
-            for (size_t j = next_open(&w, 0, n); j < n; j = next_open(&w, j + 1, n)) {                            \
-                if (settle(law, w.cells[j], w.offsets[j], &w.more, exact_only, &found)) {                         \
-                    found.position = i + j;                                                                       \
-                    undecided[n_undecided++] = found;                                                             \
-                }                                                                                                 \
-                out[i + j] = (int##BITS##_t)found.value;                                                          \
-            }                                                                                                     \
-        }                                                                                                         \
-        fs_wipe(&found, sizeof found);                                                                            \
-        fs_wipe(&w, sizeof w);                                                                                    \
-        return n_undecided;                                                                                       \
+#define DEFINE_LATTICE(BITS)                                                                                          \
+    size_t fs_lattice_points##BITS(const fs_backend *backend, const fs_law *law, int##BITS##_t *out,                  \
+                                   size_t length, const uint8_t *key, uint32_t chunk, uint32_t retry)                 \
+    {                                                                                                                 \
+        workspace w;                                                                                                  \
+        size_t n_open = 0;                                                                                            \
+        start(&w, backend, key, chunk, retry);                                                                        \
+        int##BITS##_t first = (int##BITS##_t)law->first;                                                              \
+        for (size_t i = 0; i < length; i += FS_LATTICE_GROUP) {                                                       \
+            size_t n = length - i < FS_LATTICE_GROUP ? length - i : FS_LATTICE_GROUP;                                 \
+            fill_cells(&w, i / FS_LATTICE_GROUP);                                                                     \
+            backend->lattice_points(law, w.drawn, w.open, w.cells);                                                   \
+            for (size_t j = 0; j < n; j++)                                                                            \
+                out[i + j] = (int##BITS##_t)(first + (int##BITS##_t)w.drawn[j]);                                      \
+            for (size_t j = next_open(&w, 0, n); j < n; j = next_open(&w, j + 1, n))                                  \
+                n_open++;                                                                                             \
+        }                                                                                                             \
+        fs_wipe(&w, sizeof w);                                                                                        \
+        return n_open;                                                                                                \
+    }                                                                                                                 \
+                                                                                                                      \
+    size_t fs_lattice_blocks##BITS(const fs_backend *backend, const fs_law *law, int##BITS##_t *out,                  \
+                                   size_t length, const uint8_t *key, uint32_t chunk, uint32_t retry,                 \
+                                   int exact_only, fs_undecided *undecided)                                           \
+    {                                                                                                                 \
+        workspace w;                                                                                                  \
+        fs_undecided found;                                                                                           \
+        size_t n_undecided = 0;                                                                                       \
+        start(&w, backend, key, chunk, retry);                                                                        \
+        for (size_t i = 0; i < length; i += FS_LATTICE_GROUP) {                                                       \
+            size_t n = length - i < FS_LATTICE_GROUP ? length - i : FS_LATTICE_GROUP;                                 \
+            fill_cells(&w, i / FS_LATTICE_GROUP);                                                                     \
+            fill_offsets(&w, i / FS_LATTICE_GROUP);                                                                   \
+            backend->lattice_points(law, w.drawn, w.open, w.cells);                                                   \
+            backend->lattice_blocks(law, w.values, w.open, w.drawn, w.offsets);                                       \
+            for (size_t j = 0; j < n; j++)                                                                            \
+                out[i + j] = (int##BITS##_t)(law->first + (int64_t)w.values[j]);                                      \
+            for (size_t j = next_open(&w, 0, n); j < n; j = next_open(&w, j + 1, n)) {                                \
+                if (settle(law, w.cells[j], w.offsets[j], &w.more, exact_only, &found)) {                             \
+                    found.position = i + j;                                                                           \
+                    undecided[n_undecided++] = found;                                                                 \
+                }                                                                                                     \
+                out[i + j] = (int##BITS##_t)found.value;                                                              \
+            }                                                                                                         \
+        }                                                                                                             \
+        fs_wipe(&found, sizeof found);                                                                                \
+        fs_wipe(&w, sizeof w);                                                                                        \
+        return n_undecided;                                                                                           \
     }
 
 DEFINE_LATTICE(32)

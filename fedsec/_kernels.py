@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from fedsec import _core
 from fedsec._checks import whole
-from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 SEED_BYTES = 32
 LANES = (16, 32, 64)
@@ -462,32 +462,65 @@ def gaussian(
         kernel(backend.table, pointer(out), out.size, stddev, key)
 
 
+BELL_CHUNK = 2**20  # variates that share a stream of candidates
+_BELL_ROOM = 64
+
+
+def bell(**fields: object) -> Any:
+    """The structure fs_bell of csrc/core.cdef."""
+    return _ffi.new("fs_bell *", fields)
+
+
+class BellUndecided(NamedTuple):
+    """A candidate that C leaves to exact arithmetic: see fs_bell_undecided in csrc/core.cdef."""
+
+    position: int
+    candidate: int
+    cell: int
+    value: int
+    uniform: int
+    gap: float
+
+
 def discrete_gaussian(
     out: npt.NDArray[Any],
-    stddev: float,
-    insecure_key: bytes | None = None,
+    law: Any,
+    key: Any,
+    chunk: int,
+    refused: list[int],
     exact_only: bool = False,
     backend: Backend = best_backend,
-) -> None:
-    """Fills int32 or int64 `out` with discrete Gaussian variates, stddev in [0.1, 2^40]."""
+) -> list[BellUndecided]:
+    """Fills a chunk, int32 or int64, with discrete Gaussian variates; gives those left to the caller.
+
+    `refused` are candidates that the caller has found not to stand, in ascending order.
+    """
     kernel = getattr(_lib, f"fs_discrete_gaussian{8 * out.itemsize}")
-    with key_of_call(insecure_key) as key:
-        if kernel(backend.table, pointer(out), out.size, stddev, key, exact_only):
-            raise FedsecError(f"a variate of stddev {stddev!r} does not fit {out.dtype}; nothing was kept")
-
-
-def bernoulli(
-    size: int, numerator: int, denominator: int, insecure_key: bytes, exact_only: bool = False
-) -> npt.NDArray[np.uint8]:
-    """Exact Bernoulli(numerator / denominator) draws: the decision under `discrete_gaussian`, for tests."""
-    out = np.empty(size, np.uint8)
-    fraction = (numerator.to_bytes(32, "little"), denominator.to_bytes(32, "little"))
-    _lib.fs_bernoulli(best_backend.table, pointer(out), size, *fraction, insecure_key, exact_only)
-    return out
+    room = out.size if exact_only else _BELL_ROOM
+    while True:
+        found = _ffi.new("fs_bell_undecided[]", room)
+        given = (chunk, refused, len(refused), exact_only, found, room)
+        n = kernel(backend.table, law, pointer(out), out.size, key, *given)
+        if n <= room:
+            break
+        room = n
+    undecided = [
+        BellUndecided(
+            row.position,
+            row.candidate,
+            row.cell,
+            row.value,
+            row.uniform_high << 64 | row.uniform_low,
+            row.gap,
+        )
+        for row in found[0:n]
+    ]
+    _lib.fs_wipe(found, _ffi.sizeof(found))
+    return undecided
 
 
 class Undecided(NamedTuple):
-    """A variate whose acceptance C leaves to exact arithmetic: see fs_undecided in csrc/core.cdef."""
+    """A variate that C leaves to exact arithmetic: see fs_undecided in csrc/core.cdef."""
 
     position: int
     cell: int
@@ -506,10 +539,16 @@ def lattice_points(
     chunk: int,
     retry: int = 0,
     backend: Backend = best_backend,
-) -> None:
-    """Fills a chunk, int32 or int64, with variates of a law whose cells are single integers."""
+) -> list[Undecided]:
+    """Fills a chunk, int32 or int64, with variates of a law whose cells are single integers.
+
+    Gives those of the last cell, which the caller draws.
+    """
     kernel = getattr(_lib, f"fs_lattice_points{8 * out.itemsize}")
-    kernel(backend.table, _law(law), pointer(out), out.size, key, chunk, retry)
+    if not kernel(backend.table, _law(law), pointer(out), out.size, key, chunk, retry):
+        return []
+    last = len(law.cells) - 1
+    return [Undecided(int(at), last, 0, 0, 0.0) for at in np.flatnonzero(out == law.first + last)]
 
 
 def lattice_blocks(
@@ -534,23 +573,21 @@ def lattice_blocks(
 
 
 class LawArrays(NamedTuple):
-    """What fs_law in csrc/core.cdef holds; arrays of 2^index_bits elements, `rest` of twice as many."""
+    """What fs_law in csrc/core.cdef holds; arrays of 2^index_bits elements."""
 
-    kind: int
     index_bits: int
     block_bits: int
     first: int
-    parameter: float
+    mean: float
     cells: npt.NDArray[np.uint32]
-    rest: npt.NDArray[np.uint64]
     least: npt.NDArray[np.uint32]
     log_heights: npt.NDArray[np.float64]
 
 
 def _law(law: LawArrays) -> Any:
     """The structure; `law` keeps its arrays alive."""
-    arrays = [pointer(array) for array in (law.cells, law.rest, law.least, law.log_heights)]
-    return _ffi.new("fs_law *", (*law[:5], *arrays))
+    arrays = [pointer(array) for array in (law.cells, law.least, law.log_heights)]
+    return _ffi.new("fs_law *", (*law[:4], *arrays))
 
 
 Atoms = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

@@ -29,13 +29,12 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fedsec import _kernels, _lattice
+from fedsec import _bell, _kernels, _lattice
 from fedsec._checks import positive, whole
 from fedsec._slope import MIN_STDDEV, stddev_for_inverse_slope
-from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
+from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
 
 __all__ = [
-    "STATISTICAL_DISTANCE",
     "discrete_gaussian",
     "gaussian",
     "grid",
@@ -45,9 +44,6 @@ __all__ = [
     "release",
     "skellam",
 ]
-
-# Total variation distance from its law of one variate that comes from a table, at most (docs/noise.md).
-STATISTICAL_DISTANCE = _lattice.DISTANCE
 
 MIN_DISCRETE_STDDEV = 0.1
 # Largest stddev per dtype: int64's is the sampler's range; int32's leaves 64 deviations to either side.
@@ -144,12 +140,12 @@ def discrete_gaussian(
     FedsecError
         A variate does not fit (probability below exp(-2000) a variate); never wrapped, never cut off.
 
-    Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Time
-    depends on the noise drawn: do not let an adversary measure single calls on few elements.
+    Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Three
+    variates of 10,000 take times that depend on them [docs/noise.md].
     """
     out = _empty(size, dtype, tuple(MAX_DISCRETE_STDDEV))
     number = _within("stddev", stddev, MIN_DISCRETE_STDDEV, MAX_DISCRETE_STDDEV[out.dtype], out.dtype)
-    _kernels.discrete_gaussian(out, number, insecure_key)
+    draw_discrete_gaussian(out, number, insecure_key)
     return out
 
 
@@ -181,8 +177,8 @@ def skellam(
     ------
     InvalidTypeError, InvalidArgumentError
 
-    Guarantees: given uniform bits, each variate is within STATISTICAL_DISTANCE (2^-100) of its law in total
-    variation; no result depends on floating-point rounding. Time and addresses depend on the noise drawn.
+    Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Time and
+    addresses depend on the noise drawn.
     """
     out = _empty(size, dtype, tuple(MAX_SKELLAM_VARIANCE))
     number = _within("variance", variance, MIN_MEAN, MAX_SKELLAM_VARIANCE[out.dtype], out.dtype)
@@ -350,6 +346,45 @@ def integer_stddev(l2_sensitivity: float, noise_multiplier: float) -> float:
     )
 
 
+def draw_discrete_gaussian(
+    out: npt.NDArray[Any],
+    stddev: float,
+    insecure_key: bytes | None = None,
+    exact_only: bool = False,
+    backend: _kernels.Backend = _kernels.best_backend,
+) -> None:
+    """Fills an int32 or int64 array. For tests: integers alone decide what is open; a backend."""
+    table, flat, size = _bell.table(stddev), out.reshape(-1), _kernels.BELL_CHUNK
+    with _kernels.key_of_call(insecure_key) as key:
+        for chunk in range(-(-flat.size // size)):
+            piece = flat[chunk * size : (chunk + 1) * size]
+            _draw_bell(piece, table, _Words(key, chunk, 0, backend), exact_only)
+
+
+def _draw_bell(out: npt.NDArray[Any], table: _bell.Bell, words: _Words, exact_only: bool) -> None:
+    """Draws until none of the candidates that C leaves to us is one that does not stand."""
+    settled: dict[int, int | None] = {}
+    while True:
+        refused = sorted(candidate for candidate, value in settled.items() if value is None)
+        given = (table.structure, words.key, words.chunk, refused, exact_only, words.backend)
+        undecided = _kernels.discrete_gaussian(out, *given)
+        for one in undecided:
+            if one.candidate not in settled:
+                settled[one.candidate] = table.settled(one, words.of_candidate(one.candidate))
+        if all(settled[one.candidate] is not None for one in undecided):
+            break
+    for one in undecided:
+        _put(out, one.position, settled[one.candidate])
+
+
+def _put(out: npt.NDArray[Any], position: int, value: int | None) -> None:
+    """Stores a variate; one that does not fit is an error, and nothing is kept."""
+    if value is None or not np.iinfo(out.dtype).min <= value <= np.iinfo(out.dtype).max:
+        out[...] = 0
+        raise FedsecError(f"a variate does not fit {out.dtype}; nothing was kept")
+    out[position] = value
+
+
 def draw_lattice(
     out: npt.NDArray[Any],
     name: str,
@@ -389,33 +424,42 @@ class _Words(NamedTuple):
     def retry(self, number: int) -> int:
         return self.summand << 31 | number
 
+    def of_candidate(self, candidate: int) -> Iterator[int]:
+        """What a candidate takes beyond the words that csrc/discrete_gaussian.c has read."""
+        return self._from((self.chunk, candidate, 2), 1)
+
     def further(self, number: int, place: int) -> Iterator[int]:
         """More digits for a comparison: the one at `place` among the undecided of a retry."""
         stream = (self.chunk, self.retry(number), 3)  # 0 to 2 are purposes in csrc/lattice.c
+        return self._from(stream, place << 12)
+
+    def _from(self, stream: tuple[int, int, int], first_block: int) -> Iterator[int]:
         words = np.empty(2, "<u8")
-        for block in itertools.count(place << 12):
+        for block in itertools.count(first_block):
             _kernels.noise_keystream(words, self.key, stream, block, self.backend)
             yield from words.tolist()
 
 
 def _draw_chunk(out: npt.NDArray[Any], table: _lattice.Table, words: _Words, exact_only: bool) -> None:
-    if not table.arrays.block_bits:
-        _kernels.lattice_points(out, table.arrays, *words[:2], words.retry(0), words.backend)
-        return
+    """Draws anew, from other words, whatever C leaves to us and does not stand."""
 
     def draw(part: npt.NDArray[Any], number: int) -> list[_kernels.Undecided]:
-        retry = words.retry(number)
-        return _kernels.lattice_blocks(part, table.arrays, *words[:2], retry, exact_only, words.backend)
+        given = (table.arrays, words.key, words.chunk, words.retry(number))
+        if not table.arrays.block_bits:
+            return _kernels.lattice_points(part, *given, words.backend)
+        return _kernels.lattice_blocks(part, *given, exact_only, words.backend)
 
     used = 0
     for place, undecided in enumerate(draw(out, 0)):
         found, number, nth = undecided, 0, place
-        while not table.accepts(found.cell, found.value, found.uniform, words.further(number, nth)):
+        while (value := table.settled(found, words.further(number, nth))) is None:
             used, nth = used + 1, 0
             number, again = used, out[undecided.position : undecided.position + 1]
             if not (more := draw(again, number)):
                 break
             found = more[0]
+        else:
+            _put(out, undecided.position, value)
 
 
 def _up(number: float) -> float:

@@ -42,7 +42,8 @@ def discrete_p(samples, stddev, reach):
 
 
 @pytest.mark.parametrize(
-    ("stddev", "dtype"), [(0.5, np.int64), (1.0, np.int32), (3.7, np.int64), (50.0, np.int32)]
+    ("stddev", "dtype"),
+    [(0.5, np.int64), (1.0, np.int32), (3.7, np.int64), (4.3, np.int64), (50.0, np.int32)],
 )
 def test_discrete_gaussian_follows_its_mass_function(stddev, dtype):
     samples = noise.discrete_gaussian(400_000, stddev, dtype, insecure_key=key_of("mass", stddev))
@@ -84,16 +85,67 @@ def tail_is_right(count, expected):
     return stats.poisson.ppf(ALARM / 4, expected) <= count <= stats.poisson.isf(ALARM / 4, expected)
 
 
-def test_tail_of_the_discrete_gaussian():
-    """Beyond 4 deviations: some 120 of 2 million samples; a sampler without that tail is found."""
-    stddev, size = 50.0, 2_000_000
-    samples = noise.discrete_gaussian(size, stddev, np.int32, insecure_key=key_of("tail"))
-    mass = reference.mass(stddev, 1000)
-    for deviations in (4.0, 4.5):
-        beyond = np.abs(np.arange(-1000, 1001)) > deviations * stddev
+@pytest.mark.parametrize("stddev", [3.7, 50.0])
+def test_tail_of_the_discrete_gaussian(stddev):
+    """Beyond 4 deviations a thousand of 20 million; beyond 5 a dozen. A sampler without them is found."""
+    size, reach = 20_000_000, 1000
+    samples = noise.discrete_gaussian(size, stddev, np.int32, insecure_key=key_of("tail", stddev))
+    mass = reference.mass(stddev, reach)
+    for deviations in (4.0, 4.5, 5.0):
+        beyond = np.abs(np.arange(-reach, reach + 1)) > deviations * stddev
         expected = size * mass[beyond].sum()
         assert tail_is_right(np.count_nonzero(np.abs(samples) > deviations * stddev), expected)
-    assert not tail_is_right(0, size * mass[np.abs(np.arange(-1000, 1001)) > 4.0 * stddev].sum())
+    assert not tail_is_right(0, size * mass[np.abs(np.arange(-reach, reach + 1)) > 4.5 * stddev].sum())
+
+
+@pytest.mark.parametrize("stddev", [0.7, 4.3])
+def test_the_law_is_that_of_canonne_kamath_and_steinke(stddev):
+    """Both samplers' counts in one table; the control is a stddev 15 % off. 8,000 of theirs."""
+    theirs = np.array(reference.discrete_gaussian(key_of("theirs", stddev), stddev, 8_000))
+    reach = int(8 * stddev) + 2
+
+    def p_value(parameter):
+        ours = noise.discrete_gaussian(400_000, parameter, insecure_key=key_of("ours", parameter))
+        counts = np.array([np.bincount(x + reach, minlength=2 * reach + 1) for x in (ours, theirs)])
+        return stats.chi2_contingency(counts[:, counts[1] >= 10]).pvalue
+
+    assert p_value(stddev) > ALARM
+    assert p_value(1.15 * stddev) < ALARM
+
+
+def long_form(stddev, total, piece=2**24):
+    """Counts of -reach .. reach and beyond, and sums of powers, of `total` variates; a piece at a time."""
+    reach = int(7 * stddev)
+    counts, beyond = np.zeros(2 * reach + 1, np.int64), 0
+    for start in range(0, total, piece):
+        key = key_of("long", stddev, start)
+        samples = noise.discrete_gaussian(piece, stddev, np.int32, insecure_key=key)
+        inside = samples[np.abs(samples) <= reach]
+        counts += np.bincount(inside + reach, minlength=2 * reach + 1)
+        beyond += samples.size - inside.size
+    return counts, beyond
+
+
+@pytest.mark.parametrize("stddev", [2.7, 40.0])
+def test_the_long_form(stddev):
+    """2^24 variates; 2^30 with FEDSEC_LONG_STATISTICS=1. The control is 1 % off, or 0.1 %."""
+    long = os.environ.get("FEDSEC_LONG_STATISTICS") == "1"
+    total = 2**30 if long else 2**24
+    counts, beyond = long_form(stddev, total)
+    reach = len(counts) // 2
+    law = reference.mass(stddev, reach)
+    found = chi_square_p(counts.astype(float), law)
+    assert found > ALARM
+    wrong = reference.mass(stddev * (1.001 if long else 1.01), reach)
+    assert chi_square_p(counts.astype(float), wrong) < ALARM
+    assert beyond <= 1  # of an expected 3e-3 at most
+    for deviations in (5.0, 5.5, 6.0) if long else (5.0,):
+        far = np.abs(np.arange(-reach, reach + 1)) > deviations * stddev
+        expected = total * law[far].sum()
+        print(f"{stddev}: {counts[far].sum()} beyond {deviations} deviations, expected {expected:.1f}")
+        assert tail_is_right(counts[far].sum(), expected)
+        assert not tail_is_right(0, expected) or expected < 16
+    print(f"stddev {stddev}: {total} variates, chi-square p-value {found:.3f}")
 
 
 def lag_errors(samples):

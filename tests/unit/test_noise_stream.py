@@ -60,11 +60,6 @@ int main(void)
     printf("%.17g %.17g\\n", normal[0], normal[FS_NORMAL64_GROUP / 2]);
     fs_gaussian32(&scripted, single, FS_NORMAL32_GROUP, 1.0, KEY);
     printf("%.9g %.9g\\n", single[0], single[FS_NORMAL32_GROUP / 2]);
-    int64_t integers[2] = {7, 7};
-    if (GEOMETRIC) {
-        int status = fs_discrete_gaussian64(&scripted, integers, 2, 5.0, KEY, EXACT_ONLY);
-        printf("%d %lld %lld\\n", status, (long long)integers[0], (long long)integers[1]);
-    }
     return 0;
 }
 """
@@ -105,17 +100,10 @@ def test_the_counter_carries_into_the_nonce(printed):
 
 def test_the_gaussians_tail_ends_beyond_nine_deviations(printed):
     """The words 0 give the largest radius, that of the midpoint of u's first cell."""
-    largest = [float(word) for word in printed(SCRIPTED, EVEN=0, ODD=0, GEOMETRIC=0, EXACT_ONLY=0)]
+    largest = [float(word) for word in printed(SCRIPTED, EVEN=0, ODD=0)]
     assert math.hypot(*largest[:2]) == pytest.approx(math.sqrt(130 * math.log(2)), rel=1e-15)
     assert math.hypot(*largest[2:]) == pytest.approx(math.sqrt(128 * math.log(2)), rel=2e-7)
     assert math.hypot(*largest[2:]) > 9.41
-    smallest = [float(word) for word in printed(SCRIPTED, EVEN=255, ODD=255, GEOMETRIC=0, EXACT_ONLY=0)]
+    smallest = [float(word) for word in printed(SCRIPTED, EVEN=255, ODD=255)]
     assert math.hypot(*smallest[:2]) == pytest.approx(2.0**-32, rel=1e-15)
     assert math.hypot(*smallest[2:]) == pytest.approx(2.0**-15.5, rel=2e-7)
-
-
-@pytest.mark.parametrize("exact_only", [0, 1])
-def test_a_geometric_draw_without_end_is_reported_and_nothing_is_kept(printed, exact_only):
-    """Words 0 and 2^64 - 1 in turn let every Bernoulli(exp(-1)) succeed."""
-    output = printed(SCRIPTED, EVEN=0, ODD=255, GEOMETRIC=1, EXACT_ONLY=exact_only)
-    assert output[4:] == ["1", "0", "0"]

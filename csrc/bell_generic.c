@@ -1,0 +1,93 @@
+/* The fast part of the exact discrete Gaussian in portable C: which candidates stand, by integers of 16 bits.
+ *
+ * No address and no branch depends on a word: a table is sixteen words of 64 bits, among which bits choose. How many
+ * candidates stand does, and is no secret: it has nothing to do with their values. The files of instruction sets
+ * do the same in vectors, and give the same. */
+#include "generic.h"
+
+#include "bell_filter.h"
+
+enum { WORDS = FS_BELL_CELLS / 4 };
+
+typedef struct {
+    uint64_t words[WORDS];
+} table;
+
+static table load_table(const uint16_t *entries)
+{
+    table t;
+    for (int i = 0; i < WORDS; i++) {
+        const uint16_t *four = entries + 4 * i;
+        t.words[i] = four[0] | (uint64_t)four[1] << 16 | (uint64_t)four[2] << 32 | (uint64_t)four[3] << 48;
+    }
+    return t;
+}
+
+FS_INLINE uint64_t pick(uint64_t zero, uint64_t one, uint64_t mask)
+{
+    return zero ^ ((zero ^ one) & mask);
+}
+
+/* entries[index], index below 64 */
+FS_INLINE uint16_t look_up(const table *t, uint32_t index)
+{
+    uint64_t half[8], mask = 0 - (uint64_t)(index >> 5 & 1);
+    for (int i = 0; i < 8; i++)
+        half[i] = pick(t->words[i], t->words[i + 8], mask);
+    for (unsigned width = 4, bit = 4; width > 0; width /= 2, bit--) {
+        mask = 0 - (uint64_t)(index >> bit & 1);
+        for (unsigned i = 0; i < width; i++)
+            half[i] = pick(half[i], half[i + width], mask);
+    }
+    return (uint16_t)(half[0] >> 16 * (index & 3));
+}
+
+/* a b / 2^16, rounded down */
+FS_INLINE uint32_t product(uint32_t a, uint32_t b)
+{
+    return a * b >> 16;
+}
+
+/* 1 where a < b, of numbers below 2^31 */
+FS_INLINE uint32_t below(uint32_t a, uint32_t b)
+{
+    return (a - b) >> 31;
+}
+
+size_t fs_generic_bell(fs_bell_work *work)
+{
+    const fs_bell *bell = work->bell;
+    const table cells = load_table(bell->cells), slopes = load_table(bell->slopes), heights = load_table(bell->heights);
+    size_t n_out = 0;
+    for (size_t block = 0; block < FS_BELL_GROUP / FS_BELL_BLOCK; block++) {
+        int32_t values[FS_BELL_BLOCK];
+        uint32_t accepted = 0, possible = 0;
+        for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {
+            size_t at = FS_BELL_BLOCK * block + fs_bell_candidate(i);
+            uint32_t choice = fs_from_le16(work->choices[at]), offset = fs_from_le16(work->offsets[at]);
+            uint32_t uniform = fs_from_le16(work->uniforms[at]);
+
+            uint32_t found = look_up(&cells, choice % FS_BELL_CELLS);
+            uint32_t own = 0 - below(choice, found & 0xff00);
+            uint32_t index = (found ^ ((found ^ choice) & own)) % FS_BELL_CELLS;
+            uint32_t sign = 0 - (choice >> 6 & 1 & bell->mirrored);
+
+            uint32_t t = (offset & bell->offset_mask) + (sign & bell->step);
+            t = (t | (0 - (t >> 16))) & UINT16_MAX; /* at most 2^16 - 1 */
+            uint32_t v = product(t, look_up(&slopes, index) + product(t, bell->curvature));
+            uint32_t e = FS_BELL_C3 - product(v, FS_BELL_C4);
+            e = FS_BELL_C0 - product(v, FS_BELL_C1 - product(v, FS_BELL_C2 - product(v, e)));
+            uint32_t acceptance = product(look_up(&heights, index), product(e, e));
+            accepted |= below(uniform + FS_BELL_MARGIN, acceptance) << i;
+            possible |= below(uniform, acceptance + FS_BELL_MARGIN + 1) << i;
+
+            uint32_t magnitude = index << FS_BELL_SHOWN_BITS | offset << 1 | (choice >> 7 & 1);
+            uint32_t value = (magnitude >> (FS_BELL_SHOWN_BITS - bell->shown_bits)) ^ sign;
+            values[i] = (int32_t)(value + (uint32_t)bell->first);
+        }
+        if (accepted != possible)
+            accepted = fs_bell_settle(work, block, n_out, accepted, accepted ^ possible);
+        n_out = fs_bell_keep(work, block, n_out, values, accepted);
+    }
+    return n_out;
+}
