@@ -14,13 +14,15 @@ from fedsec.cli.output import print_json
 @click.command()
 @click.argument(
     "what",
-    type=click.Choice(["masks", "noise", "secagg", "distributed", "accounting", "training", "all"]),
+    type=click.Choice(
+        ["masks", "noise", "secagg", "distributed", "accounting", "training", "simulator", "all"]
+    ),
     default="all",
 )
 @click.option(
     "--quick",
     is_flag=True,
-    help="Smaller sizes for secagg, no large model for training: seconds, where they take minutes.",
+    help="Smaller sizes for secagg and simulator, no large model for training: not minutes, but seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(what: str, quick: bool, as_json: bool) -> None:
@@ -34,6 +36,7 @@ def bench(what: str, quick: bool, as_json: bool) -> None:
         "distributed": (distributed.pipeline, distributed.describe),
         "accounting": (accounting.accountant, accounting.describe),
         "training": (partial(_training, quick), _describe_training),
+        "simulator": (partial(_simulator, quick), _describe_simulator),
     }
     chosen = rooms if what == "all" else {what: rooms[what]}
     results = {name: measure() for name, (measure, _) in chosen.items()}
@@ -54,6 +57,18 @@ def _describe_training(result: dict[str, Any]) -> list[str]:
     from fedsec.measure import training
 
     return training.describe(result)
+
+
+def _simulator(quick: bool) -> dict[str, Any]:
+    from fedsec.measure import simulator  # needs torch
+
+    return simulator.figures(quick, _say)
+
+
+def _describe_simulator(result: dict[str, Any]) -> list[str]:
+    from fedsec.measure import simulator
+
+    return simulator.describe(result)
 
 
 def _say(name: str) -> None:

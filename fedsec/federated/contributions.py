@@ -39,14 +39,15 @@ def weighted(
     plan: Plan, mechanism: Mechanism, space: ParameterSpace, update: Mapping[str, torch.Tensor], weight: float
 ) -> Contribution:
     """The weighted update, and the weight as one more coordinate, so that it too travels masked."""
-    vector = space.flatten(floating_tensors(update)).astype(np.float64) * weight
-    largest = max(weight, float(np.abs(vector).max()))
-    if largest > OPEN_RANGE:
+    vector = np.append(space.flatten(update).astype(np.float64), 1.0) * weight
+    largest = float(max(vector.max(), -vector.min()))
+    if not largest <= OPEN_RANGE:
+        floating_tensors(update)  # names what is not finite
         raise InvalidArgumentError(
             f"weight, and weight times update, must be within {OPEN_RANGE:g} of zero in every coordinate, "
             f"got {largest!r} with weight {weight!r}"
         )
-    return Contribution(mechanism.encode(np.append(vector, weight)))
+    return Contribution(mechanism.encode(vector))
 
 
 def clipped(

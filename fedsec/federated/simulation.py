@@ -74,16 +74,24 @@ class Losses:
 class RoundMetrics:
     """What one round of a simulation gave.
 
-    `metrics` are what `evaluate` returned; `operator_only`, None for a round that aborted, is covered by no
-    guarantee.
+    `metrics` are what `evaluate` returned; `report` is the round's own, None if it was aborted.
     """
 
     round_id: int
-    aborted: bool
     epsilon: float
     metrics: Mapping[str, float]
     seconds: float
-    operator_only: OperatorFigures | None = field(repr=False)
+    report: RoundReport | None = field(repr=False)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether too few clients were left."""
+        return self.report is None
+
+    @property
+    def operator_only(self) -> OperatorFigures | None:
+        """Exact figures that no guarantee covers; None for a round that was aborted."""
+        return None if self.report is None else self.report.operator_only
 
     def record(self, include_operator_data: bool = False) -> dict[str, Any]:
         """Flat values for a line of CSV or JSON; what no guarantee covers only when asked for."""
@@ -218,11 +226,10 @@ def _run(
     report = _finished(rnd, contribute)
     return RoundMetrics(
         round_id=rnd.round_id,
-        aborted=report is None,
         epsilon=(federation.spent() if report is None else report.released).epsilon,
         metrics=dict(evaluate(federation.model)) if evaluate is not None else {},
         seconds=time.perf_counter() - started,
-        operator_only=None if report is None else report.operator_only,
+        report=report,
     )
 
 

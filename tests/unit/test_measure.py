@@ -40,3 +40,15 @@ def test_training_steps_are_measured_and_described():
     assert found["ratio"]["plain"] == 1.0
     assert {"fedsec", "vmap"} <= set(found["ratio"])
     assert training.describe(result)[0] == result["what"]
+
+
+def test_the_simulator_is_measured_and_described():
+    pytest.importorskip("torch")
+    from fedsec.measure import simulator
+
+    result = simulator.figures(quick=True)
+    (row,), (grown,) = result["overheads"], result["growth"]
+    assert set(row["ratios"]) == {"without privacy", "private, rehearsal", "private, secure aggregation"}
+    assert 0.0 < grown["peak_gigabytes"] < 4.0
+    assert grown["bytes_per_client"] > 10**4
+    assert simulator.describe(result)[0] == result["what"]
