@@ -19,7 +19,12 @@ from fedsec.errors import MissingExtraError
 @click.option("--dropout", type=float, default=0.1, show_default=True, help="Share of clients lost a round.")
 @click.option("--target-epsilon", type=float, default=3.0, show_default=True)
 @click.option("--delta", type=float, default=1e-5, show_default=True)
-@click.option("--noise", default="central", show_default=True, help="central, or local: trusting nobody.")
+@click.option(
+    "--noise",
+    default="central",
+    show_default=True,
+    help="central; distributed: shares of the clients', inside the sum; or local: trusting nobody.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of model, partition and lost clients.")
 @click.option("--threads", type=Whole(1), default=1, show_default=True, help="Of torch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -162,6 +162,7 @@ def _train_privately(
         target_epsilon=options.target_epsilon,
         target_delta=options.target_delta,
         noise=options.noise,
+        dropout_fraction=options.dropout if options.noise == "distributed" else None,
         sampling_probability=chosen.sampling_probability,
         num_records=len(data.train_targets),
         strategy=FedAvg(chosen.learning_rate, chosen.momentum),

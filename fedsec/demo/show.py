@@ -20,6 +20,7 @@ from fedsec.report import Report, plots, write, write_all
 _RELATIONS = {"ADD_OR_REMOVE_ONE": "one record added or removed"}
 _NOISES = {
     "central": "central: added by the server to the securely aggregated sum",
+    "distributed": "distributed: in shares of the clients, inside the securely aggregated sum",
     "local": "local: added by each client before anything leaves it",
 }
 _PARTS = {

@@ -58,7 +58,7 @@ def test_a_report_and_its_picture_are_written(capsys, tmp_path):
         (["--target-epsilon", "0"], "target_epsilon must be positive"),
         (["--target-epsilon", "nan"], "nan"),
         (["--delta", "1"], "target_delta must be in (0, 1)"),
-        (["--noise", "pink"], "central, local"),
+        (["--noise", "pink"], "central, distributed, local"),
         (["--data", "no/such/file.npz"], "no/such/file.npz"),
         (["--report", "run.pdf"], ".html, .md, .json"),
         (["--threads", "0"], "threads"),

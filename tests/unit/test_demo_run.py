@@ -56,6 +56,15 @@ def test_rounds_that_abort_are_counted_and_not_charged(digits):
     assert outcome.guarantee.rounds_charged == 0
 
 
+def test_distributed_noise_runs_and_names_itself(digits):
+    outcome = run.run(digits, run.Options(clients=5, rounds=2, dropout=0.2, noise="distributed"))
+    assert outcome.guarantee.noise == "distributed"
+    assert outcome.guarantee.epsilon <= 3.0
+    assert outcome.guarantee.rounds_charged == 2
+    assert outcome.guarantee.warnings == ()
+    assert "inside the" in show.report(outcome).tables["Guarantee"]["noise"]
+
+
 def test_local_noise_runs_and_names_itself(digits):
     outcome = run.run(digits, run.Options(clients=4, rounds=1, dropout=0.0, noise="local"))
     assert outcome.guarantee.noise == "local"
