@@ -3,7 +3,8 @@
     python server.py clients.directory --authority HEX --length 3
 
 prints its address, runs one session with all clients of the directory, and prints the sum as one JSON object.
-Whoever has not sent its message when `--patience` seconds are over is dropped. See docs/transport.md.
+Whoever has not turned up within `--turnout` seconds, or not answered within `--patience`, is dropped. See
+docs/transport.md.
 """
 
 import argparse
@@ -26,8 +27,8 @@ MAX_BODY_BYTES = 1 << 30
 class Session:
     """`secagg.Server` with what it leaves to its caller: a clock, and a place for messages to wait in."""
 
-    def __init__(self, config, patience):
-        self.config, self.patience = config, patience
+    def __init__(self, config, turnout, patience):
+        self.config, self.seconds, self.patience = config, turnout, patience
         self.server = secagg.Server(config)
         self.changed = threading.Condition()
         self.due, self.arrived, self.outbox = set(config.ids), set(), {}
@@ -52,12 +53,12 @@ class Session:
         """All phases; each ends when everybody's message is there, or patience is over."""
         with self.changed:
             while self.server.phase != "done":
-                self.changed.wait_for(lambda: self.arrived >= self.due, self.patience)
+                self.changed.wait_for(lambda: self.arrived >= self.due, self.seconds)
                 try:
                     answers = self.server.close_phase()
                 finally:
                     self.changed.notify_all()
-                self.due, self.arrived = set(answers), set()
+                self.due, self.arrived, self.seconds = set(answers), set(), self.patience
                 self.outbox |= {(client, self.server.phase): message for client, message in answers.items()}
 
 
@@ -127,11 +128,12 @@ def main():
     parser.add_argument("--length", type=int, required=True, help="numbers a client has")
     parser.add_argument("--corrupt", type=float, default=0.1, help="fraction that may be corrupt")
     parser.add_argument("--lost", type=float, default=0.3, help="fraction that may be lost")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds a phase lasts at most")
+    parser.add_argument("--turnout", type=float, default=600.0, help="seconds that clients have to turn up")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds a later phase lasts at most")
     parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
 
-    session = Session(proposal(arguments), arguments.patience)
+    session = Session(proposal(arguments), arguments.turnout, arguments.patience)
     http = ThreadingHTTPServer(("127.0.0.1", arguments.port), handler(session))
     http.daemon_threads = False  # the last answers leave before the process does
     threading.Thread(target=http.serve_forever, daemon=True).start()

@@ -12,6 +12,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ class Participant:
             "budget": budget,
         }
         with _files.alone_in(self._folder):
+            for torn in self._folder.glob(f".{self._path.name}*"):  # by a kill in the middle of `_write`
+                torn.unlink()
             self._key = self._own_key()
 
     def __repr__(self) -> str:
@@ -127,10 +130,10 @@ class Participant:
             rest = self._rest()
             if rest and rest.session_id == config.session_id:
                 return _answer_of(rest)
-            client = Client(config, self._client_id, self._identity, **self._own)
-            message = client.start()
-            self._keep(config.session_id, _NOTHING, client, message)
-            return message
+            with closing(Client(config, self._client_id, self._identity, **self._own)) as client:
+                message = client.start()
+                self._keep(config.session_id, _NOTHING, client, message)
+                return message
 
     def answer(
         self,
@@ -166,25 +169,24 @@ class Participant:
         digest: bytes,
         vector: Callable[[Config], npt.NDArray[np.integer[Any]]],
     ) -> bytes:
-        client = Client.from_bytes(rest.sealed, self._key, self._identity, **self._own)
-        if client.phase is Phase.UPLOAD:
-            client.submit(vector(client.config))
-        try:
-            answer = client.receive(message)
-        except BaseException:
-            if client.phase is Phase.ABORTED:
-                self._write(_Rest(rest.session_id, digest, Phase.ABORTED, b"", b""))
-            raise
-        if answer is None:
-            raise AssertionError("a client with its vector answers every message")
-        self._keep(rest.session_id, digest, client, answer)
-        return answer
+        with closing(Client.from_bytes(rest.sealed, self._key, self._identity, **self._own)) as client:
+            if client.phase is Phase.UPLOAD:
+                client.submit(vector(client.config))
+            try:
+                answer = client.receive(message)
+            except BaseException:
+                if client.phase is Phase.ABORTED:
+                    self._write(_Rest(rest.session_id, digest, Phase.ABORTED, b"", b""))
+                raise
+            if answer is None:
+                raise AssertionError("a client with its vector answers every message")
+            self._keep(rest.session_id, digest, client, answer)
+            return answer
 
     def _keep(self, session_id: bytes, digest: bytes, client: Client, answer: bytes) -> None:
         """Before the answer leaves, so that whoever asks again gets the same."""
         phase = client.phase
         sealed = b"" if phase is Phase.DONE else client.to_bytes(self._key)
-        client.close()
         self._write(_Rest(session_id, digest, phase, answer, sealed))
 
     def _write(self, rest: _Rest) -> None:

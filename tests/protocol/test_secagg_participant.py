@@ -126,6 +126,14 @@ def test_killed_between_record_and_answer_is_dropped_out(tmp_path, monkeypatch):
     assert total(study) == [80, -80, 3]
 
 
+def test_a_file_that_was_torn_is_taken_away(tmp_path):
+    study = Study(tmp_path).until("upload")
+    torn = tmp_path / str(VICTIM) / ".session.0123456789abcdef"
+    torn.write_bytes(b"half of a ses")
+    study.until("done")
+    assert not torn.exists()
+
+
 def test_an_error_of_the_vector_leaves_the_session_as_it_was(tmp_path):
     study = Study(tmp_path).until("upload")
     for vector, error in ((lambda _: 1 / 0, ZeroDivisionError), (lambda _: np.zeros(3), InvalidTypeError)):
