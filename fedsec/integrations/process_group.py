@@ -154,16 +154,17 @@ class _Hub:
 
     def _take(self, arrived: dict[int, bytes]) -> None:
         if self.total is not None:
-            heads = {self._client_at[rank]: head for rank, head in arrived.items()}
+            heads = {self._client_at.get(rank, -1): head for rank, head in arrived.items()}
             self._server.receive_sum(heads, self.total)
             self.total = None
             return
         for rank, message in arrived.items():
-            client = self._client_at.setdefault(rank, int.from_bytes(message[2:6], "little"))  # [SPEC 4.1]
+            client = self._client_at.get(rank, int.from_bytes(message[2:6], "little"))  # [SPEC 4.1]
             try:
                 self._server.receive(client, message)
             except FedsecError:
-                continue  # refused, and so lost
+                continue  # refused, and so lost; another one's id is not its own by saying so
+            self._client_at[rank] = client
 
     def result(self) -> GroupSum:
         """After the last phase."""

@@ -18,10 +18,35 @@ SIZE = 4
 PARAMETERS = recommend(num_clients=SIZE, corrupt_fraction=0.0, dropout_fraction=0.25)
 
 
-def session(rank, name, bits, length=1000, *, gives=True, client=True, seed=0, **settings):
+class Impostor:
+    """A rank that goes by another one's id, and has nothing but that to say."""
+
+    phase = "done"
+
+    def __init__(self, config, client_id):
+        self._me = client_of(config, client_id, SessionStore.in_memory())
+
+    def start(self):
+        message = bytearray(self._me.start())
+        message[-1] ^= 1  # it cannot sign as the other
+        return bytes(message)
+
+    def submit(self, vector):
+        pass
+
+    def receive(self, message):
+        raise AssertionError("nobody answers an impostor")
+
+    def abort(self):
+        pass
+
+
+def session(rank, name, bits, length=1000, *, gives=True, client=True, seed=0, posing_as=None, **settings):
     config = config_of(PARAMETERS, length, session=name.encode(), modulus_bits=bits, **settings)
     vector = vector_of(rank, bits, length, seed)
     me = client_of(config, config.ids[rank], SessionStore.in_memory()) if client else None
+    if posing_as is not None:
+        me = Impostor(config, config.ids[posing_as])
     try:
         outcome = aggregate(config, me, vector if gives else None)
     except FedsecError as error:
@@ -70,6 +95,7 @@ def main():
     done["nothing to give"] = session(rank, "n", 32, gives=rank != 2)
     done["no client"] = session(rank, "c", 32, client=rank != 3)
     done["not at the hub"] = session(rank, "h", 32, client=rank != 0)
+    done["an impostor"] = session(rank, "i", 32, posing_as=1 if rank == 3 else None)
     done["too few"] = session(rank, "f", 32, gives=rank > 1)
     done["another model"] = session(rank, "m", 32, model_digest=bytes([rank == 3]) * 32)
     done["after that"] = session(rank, "a", 32)
