@@ -23,9 +23,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-flower:
-	test -x build/flower/bin/python || $(PYTHON) -m venv build/flower
-	build/flower/bin/python -m pip install --quiet -c constraints.txt -e '.[flower,demo,test]' 'flwr[simulation]'
+test-flower: build/flower/.stamp
 	build/flower/bin/python -m pytest -m flower tests/flower $(ARGS)
 
 test-ecosystem:
@@ -57,6 +55,11 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,demo,plot,test,lint]'
+	touch $@
+
+build/flower/.stamp: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	test -x build/flower/bin/python || $(PYTHON) -m venv build/flower
+	build/flower/bin/python -m pip install --quiet -c constraints.txt -e '.[flower,demo,test]' 'flwr[simulation]'
 	touch $@
 
 clean:
