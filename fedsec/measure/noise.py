@@ -70,10 +70,10 @@ def _ours(length: int, stddev: float) -> dict[str, Sampler]:
     variance = 2.0 * MEAN
     return {
         "discrete_gaussian, int64": Sampler(
-            lambda: noise.discrete_gaussian(length, stddev), 0, {TORCH32: 2.0}
+            lambda: noise.discrete_gaussian(length, stddev), 6, {TORCH32: 2.0}
         ),
         "discrete_gaussian, int32": Sampler(
-            lambda: noise.discrete_gaussian(length, stddev, np.int32), 0, {TORCH32: 3.0}
+            lambda: noise.discrete_gaussian(length, stddev, np.int32), 6, {TORCH32: 3.0}
         ),
         "release, float32": Sampler(lambda: noise.release(vector, 1.0, 1.1), 0, {}),
         "skellam, int32": Sampler(lambda: noise.skellam(length, variance, np.int32), 4, {POISSONS: 30.0}),
@@ -90,7 +90,10 @@ def _backends(length: int) -> dict[str, Callable[[], object]]:
     """The vectorised ones with each backend of this CPU."""
     calls: dict[str, Callable[[], object]] = {}
     for backend in _kernels.backends():
-        skellam = np.empty(length, np.int32)
+        skellam, integers = np.empty(length, np.int32), np.empty(length, np.int32)
+        calls[f"discrete_gaussian, int32, {backend.name}"] = partial(
+            noise.draw_discrete_gaussian, integers, 1000.0, backend=backend
+        )
         calls[f"skellam, int32, {backend.name}"] = partial(
             noise.draw_lattice, skellam, "skellam", 2.0 * MEAN, backend=backend
         )

@@ -16,8 +16,10 @@ ROOT = Path(__file__).parents[2]
 KERNELS = (
     "aes_*",
     "backend",
+    "bell_*",
     "chacha20_*",
     "cpu_*",
+    "discrete_gaussian",
     "lattice_*",
     "masked_sum*",
     "noise",
