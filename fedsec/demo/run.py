@@ -8,7 +8,7 @@ clients is lost in each round, each at a random phase of the protocol.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,10 +19,11 @@ from fedsec import sampling
 from fedsec._checks import real, whole
 from fedsec.demo.data import DataSet
 from fedsec.demo.models import Recipe, recipe, small_cnn
-from fedsec.errors import AggregationAborted, InvalidArgumentError
-from fedsec.federated import FedAvg, Federation, Guarantee, Round
+from fedsec.errors import InvalidArgumentError
+from fedsec.federated import FedAvg, Federation, Guarantee, Round, RoundMetrics, Simulation, simulate
+from fedsec.federated.aggregation import Schedule
 from fedsec.federated.partition import dirichlet
-from fedsec.federated.round import PHASES, RoundReport
+from fedsec.federated.round import PHASES
 from fedsec.report import PrivacyReport
 
 # Label skew of the clients [Hsu, Qi, Brown 2019]: moderate, most clients lack some digits.
@@ -98,7 +99,7 @@ def run(
     started = time.perf_counter()
     chosen = recipe(data)
     shards = _shards(data, options)
-    private, log = _train_privately(data, shards, options, chosen, on_round)
+    private, done = _train_privately(data, shards, options, chosen, on_round)
     trained = time.perf_counter()
     plain = _train_plainly(data, shards, options, chosen)
     reached = {"accuracy on test records": accuracy(private.model, data)}
@@ -112,38 +113,19 @@ def run(
         accuracy=reached["accuracy on test records"],
         accuracy_without_privacy=accuracy(plain.model, data),
         guarantee=private.spent(),
-        lost=log.lost,
-        aborted=sum(progress.aborted for progress in log.history),
-        seconds=log.seconds | {"total": trained - started, "without privacy": time.perf_counter() - trained},
-        bytes_per_client=log.bytes_per_client,
-        history=log.history,
+        lost=options.lost_a_round * len(done.history),
+        aborted=done.aborted,
+        seconds=_seconds(done)
+        | {"total": trained - started, "without privacy": time.perf_counter() - trained},
+        bytes_per_client=done.bytes_per_client,
+        history=[_progress(metrics) for metrics in done.history],
         privacy=PrivacyReport.of(
             private,
             title=f"Privacy report: fedsec demo, {data.name}",
             results={"data set": data.name, **reached},
-            rounds=log.reports,
+            rounds=[metrics.report for metrics in done.history if metrics.report is not None],
         ),
     )
-
-
-@dataclass
-class _Log:
-    """What the rounds of one training add up to."""
-
-    history: list[Progress] = field(default_factory=list)
-    reports: list[RoundReport] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    bytes_per_client: float = 0.0
-    lost: int = 0
-
-    def add(self, progress: Progress, current: Round, report: RoundReport | None) -> None:
-        self.history.append(progress)
-        self.lost += len(current.drops)
-        if report is not None:
-            self.reports.append(report)
-            for part, seconds in report.operator_only.seconds.items():
-                self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-            self.bytes_per_client += report.operator_only.bytes_per_client
 
 
 def _train_privately(
@@ -152,7 +134,7 @@ def _train_privately(
     options: Options,
     chosen: Recipe,
     on_round: Callable[[Progress], None],
-) -> tuple[Federation, _Log]:
+) -> tuple[Federation, Simulation]:
     federation = Federation(
         _model(data, options),
         num_clients=options.clients,
@@ -167,21 +149,18 @@ def _train_privately(
         num_records=len(data.train_targets),
         strategy=FedAvg(chosen.learning_rate, chosen.momentum),
     )
-    log = _Log()
-    for current in _rounds(federation, options):
-        for client in _training(current):
-            current.submit_records(client, shards[client], cross_entropy)
-        report = _finish(current)
-        progress = Progress(
-            round_id=current.round_id,
-            accuracy=accuracy(federation.model, data, _PROGRESS_RECORDS),
-            epsilon=federation.spent().epsilon,
-            survivors=len(report.operator_only.survivors) if report else 0,
-            aborted=report is None,
-        )
-        log.add(progress, current, report)
-        on_round(progress)
-    return federation, log
+
+    def contribute(rnd: Round, client: int) -> None:
+        rnd.submit_records(client, shards[client], cross_entropy)
+
+    done = simulate(
+        federation,
+        contribute,
+        losses=_losses(options),
+        evaluate=lambda model: {"accuracy": accuracy(model, data, _PROGRESS_RECORDS)},
+        on_round=lambda metrics: on_round(_progress(metrics)),
+    )
+    return federation, done
 
 
 def _train_plainly(
@@ -195,12 +174,13 @@ def _train_plainly(
         secure_aggregation=False,
         strategy=FedAvg(momentum=chosen.momentum),
     )
-    for current in _rounds(federation, options):
-        for client in _training(current):
-            local, weight = _plain_step(current.model(), shards[client], chosen)
-            if weight:
-                current.submit(client, local, weight)
-        _finish(current)
+
+    def contribute(rnd: Round, client: int) -> None:
+        local, weight = _plain_step(rnd.model(), shards[client], chosen)
+        if weight:
+            rnd.submit(client, local, weight)
+
+    simulate(federation, contribute, losses=_losses(options))
     return federation
 
 
@@ -214,27 +194,35 @@ def _plain_step(model: torch.nn.Module, shard: TensorDataset, chosen: Recipe) ->
     return model, len(targets)
 
 
-def _rounds(federation: Federation, options: Options) -> Iterator[Round]:
-    """The federation's rounds, in each of which the same number of clients is lost at random phases."""
-    rng = np.random.default_rng(options.seed)
-    for current in federation.rounds():
-        for client in rng.choice(current.cohort, options.lost_a_round, replace=False):
-            current.drop(int(client), str(rng.choice(PHASES)))
-        yield current
+def _losses(options: Options) -> Schedule:
+    """The same number of clients is lost in each round, at random phases."""
+
+    def lost(round_id: int, cohort: tuple[int, ...]) -> dict[int, str]:
+        rng = np.random.default_rng((options.seed, round_id))
+        gone = rng.choice(cohort, options.lost_a_round, replace=False)
+        return {int(client): str(rng.choice(PHASES)) for client in gone}
+
+    return lost
 
 
-def _training(current: Round) -> list[int]:
-    """The clients that live to upload; their order is fixed before any of them submits."""
-    lost = {client for client, phase in current.drops.items() if phase != "unmask"}
-    return [client for client in current.cohort if client not in lost]
+def _progress(metrics: RoundMetrics) -> Progress:
+    figures = metrics.operator_only
+    return Progress(
+        round_id=metrics.round_id,
+        accuracy=metrics.metrics["accuracy"],
+        epsilon=metrics.epsilon,
+        survivors=len(figures.survivors) if figures else 0,
+        aborted=metrics.aborted,
+    )
 
 
-def _finish(current: Round) -> RoundReport | None:
-    """The round's report, or None when it aborted: then nothing was released and nothing charged."""
-    try:
-        return current.finish()
-    except AggregationAborted:
-        return None
+def _seconds(done: Simulation) -> dict[str, float]:
+    """By part, all rounds together."""
+    total: dict[str, float] = {}
+    for metrics in done.history:
+        for part, seconds in (metrics.operator_only.seconds if metrics.operator_only else {}).items():
+            total[part] = total.get(part, 0.0) + seconds
+    return total
 
 
 def accuracy(model: torch.nn.Module, data: DataSet, limit: int | None = None) -> float:
