@@ -33,7 +33,7 @@ def bench(what: str, quick: bool, as_json: bool) -> None:
         "masks": (masks.masked_sum, masks.describe),
         "noise": (noise.samplers, noise.describe),
         "secagg": (partial(figures.figures, quick, _say), figures.describe),
-        "distributed": (distributed.pipeline, distributed.describe),
+        "distributed": (distributed.pipelines, distributed.describe),
         "accounting": (accounting.accountant, accounting.describe),
         "training": (partial(_training, quick), _describe_training),
         "simulator": (partial(_simulator, quick), _describe_simulator),

@@ -22,6 +22,12 @@ KEY = bytes(range(32))
 CLIENT_GOAL, SERVER_GOAL = 5.0, 2.0
 
 
+def pipelines(length: int = 10**6, neighbors: int = 10, repeats: int = 9) -> dict[str, Any]:
+    """`pipeline` for both laws of shares."""
+    rows = [pipeline(length, neighbors, law, repeats) for law in ("skellam", "discrete_gaussian")]
+    return {"what": "noise inside the sum, one thread", "rows": rows}
+
+
 def pipeline(
     length: int = 10**6, neighbors: int = 10, law: str = "skellam", repeats: int = 9
 ) -> dict[str, Any]:
@@ -128,6 +134,8 @@ def _peers(vector: npt.NDArray[np.float32]) -> dict[str, Callable[[], object]]:
 
 def describe(result: dict[str, Any]) -> list[str]:
     """The result in lines for people."""
+    if "rows" in result:
+        return [result["what"], *(line for row in result["rows"] for line in describe(row))]
     lines = [f"{result['what']} ({result['backend']})"]
     for side in ("client", "server"):
         figures = result[side]

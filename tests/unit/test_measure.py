@@ -12,7 +12,7 @@ from fedsec.measure import accounting, distributed, figures, masks, noise, secag
         (lambda: noise.samplers(100, repeats=1), noise.describe),
         (lambda: secagg.aggregation(4, 100, repeats=1), secagg.describe),
         (lambda: figures.figures(quick=True), figures.describe),
-        (lambda: distributed.pipeline(1000, 4, repeats=2), distributed.describe),
+        (lambda: distributed.pipelines(1000, 4, repeats=2), distributed.describe),
         (lambda: accounting.accountant(repeats=1, cases=accounting.CASES[:1]), accounting.describe),
         (lambda: accounting.draws(3), accounting.describe_draws),
     ],
