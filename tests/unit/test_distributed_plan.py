@@ -143,6 +143,25 @@ def test_records_are_amplified_by_their_silos_secret_draw():
     assert isinstance(records(sampling_probability=1.0).event(), fedsec.Skellam)
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_events_go_through_every_accountant(law, tmp_path):
+    zeroed, target = RELATIONS.REPLACE_SPECIAL, {"target_epsilon": 20.0, "target_delta": 1e-5}
+    event = clients(law=law).event()
+    epsilons = [
+        kind(neighboring_relation=zeroed).compose(event, 3).epsilon(1e-5)
+        for kind in (fedsec.RDPAccountant, fedsec.PLDAccountant)
+    ]
+    assert epsilons[1] <= epsilons[0] < 20.0
+    for kind in (fedsec.RDPFilter, fedsec.GDPFilter):
+        kept = kind(neighboring_relation=zeroed, **target)
+        assert not kept.spend(event, 3).would_exceed(event)
+    odometer = fedsec.RDPOdometer(neighboring_relation=zeroed, target_delta=1e-5).spend(event, 3)
+    assert odometer.epsilon() >= epsilons[1]
+    ledger = fedsec.Ledger(tmp_path / "l", neighboring_relation=zeroed, **target)
+    assert ledger.charge(event, 3).event == event
+    assert fedsec.Ledger.open(ledger.path).entries()[0].event == event
+
+
 def test_small_shares_of_discrete_gaussians_are_refused():
     cohort = distributed.Cohort(1000, 900)
     with pytest.raises(UnsupportedError, match=r"stddev must be in \[1, "):
@@ -310,6 +329,25 @@ def test_forks_draw_their_own_noise():
         os.waitpid(child, 0)
     draws.append(plan.share_residues(zero, KEY)[:100].tobytes())
     assert len(set(draws)) == 3
+
+
+def test_each_attempt_at_rounding_and_each_share_has_a_key_of_its_own(monkeypatch):
+    keys, attempts, plan = [], [], clients()
+    fresh, count = _kernels.fresh_key, _kernels.squared_norm
+
+    def recorded():
+        keys.append(bytes(key := fresh()))
+        return key
+
+    def too_long_at_first(levels, backend):
+        attempts.append(1)
+        return 2**60 if len(attempts) <= 5 else count(levels, backend)
+
+    monkeypatch.setattr(_kernels, "fresh_key", recorded)
+    monkeypatch.setattr(_kernels, "squared_norm", too_long_at_first)
+    plan.share_residues(np.ones(1000), KEY)
+    assert len(attempts) >= 6
+    assert len(keys) == len(set(keys)) >= 7
 
 
 # ---- what is shown
