@@ -33,8 +33,8 @@ Levels = npt.NDArray[Any]  # int32 or int64
 MAX_DIMENSION = 2**32
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-30, 1e30
 
-# c / (granularity * sqrt(length)): what is chosen if nothing is said, and what is taken. Up to the largest the
-# bound leaves so much room over the clip norm that truncation meets it in spite of single precision.
+# c / (granularity * sqrt(length)): what is chosen if nothing is said, and what is taken. Up to the largest
+# the bound leaves so much room over the clip norm that truncation meets it in spite of single precision.
 CLIENT_FINENESS = 8.0
 MIN_FINENESS, MAX_FINENESS = 2.0**-6, 64.0
 # For records each coordinate moves by up to a step, whatever the record: 1/400 of the norm.
