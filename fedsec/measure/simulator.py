@@ -1,7 +1,9 @@
 """What the simulator costs beside a bare Python loop that does the same training, and how it grows.
 
-Ratios are of CPU seconds, so that other work on the machine matters little; both sides take turns in one
-process with one torch thread. Peak memory is that of a fresh process.
+In CPU seconds, so that other work on the machine matters less; both sides take turns in one process with one
+torch thread. What a client costs beside its training is measured apart from it, within the same runs:
+training is the larger part by far, and its own spread would hide the difference. Peak memory is a fresh
+process's.
 """
 
 from __future__ import annotations
@@ -28,34 +30,29 @@ _SGD_ROWS = 16  # of a batch of the small CNN: a step of a millisecond or two
 _GOALS = {"without privacy": 1.05, "private, secure aggregation": 1.3}
 _GIGABYTE = 2**30
 
-Train = Callable[[torch.nn.Module, int], None]
-
 
 def figures(quick: bool = False, say: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
-    """Overheads by a client's training time, rounds of growing cohorts; `say` hears of each beforehand."""
+    """Costs beside training, and rounds of growing cohorts; `say` hears of each beforehand."""
     torch.set_num_threads(1)
     clients, turns = (10, 1) if quick else (100, 3)
-    rows = []
-    for milliseconds in (40,) if quick else (5, 10, 20, 40, 80):
-        say(f"overhead, {milliseconds} ms of training")
-        rows.append(_overheads(clients, turns, milliseconds))
+    say(f"{clients} clients beside a bare loop")
+    beside = _beside(clients, turns, milliseconds=5.0 if quick else 40.0)
     population, length = (200, 10**4) if quick else (10_000, 10**6)
     growth = []
     for cohort in (20,) if quick else (100, 300, 1000):
         say(f"a cohort of {cohort} of {population} clients, {length} parameters")
         growth.append(_in_a_fresh_process(population, cohort, length))
-    what = f"simulator: CPU time beside a bare loop, {clients} clients, CNN with 26,010 parameters"
-    return {"what": what, "overheads": rows, "growth": growth}
+    what = f"simulator: CPU time of {clients} clients, CNN with 26,010 parameters, beside a bare loop"
+    return {"what": what, **beside, "growth": growth}
 
 
 def describe(result: dict[str, Any]) -> list[str]:
     """The result in lines for people."""
-    lines = [result["what"]]
-    for row in result["overheads"]:
-        ratios = ", ".join(f"{name} {ratio:.3f}" for name, ratio in row["ratios"].items())
-        lines.append(f"  {row['training_ms']:6.1f} ms of training a client: {ratios}")
-    goals = ", ".join(f"{name} at most {goal}" for name, goal in _GOALS.items())
-    lines.append(f"  goals from 40 ms on: {goals}")
+    lines = [result["what"], f"  training, one client: {result['training_ms']:.1f} ms"]
+    for name, milliseconds in result["beside_training_ms"].items():
+        ratios = ", ".join(f"{ratio:.3f} at {at} ms" for at, ratio in result["ratios"].get(name, {}).items())
+        goal = f" (at most {_GOALS[name]} at 40 ms)" if name in _GOALS else ""
+        lines.append(f"  {name}: {milliseconds:.2f} ms a client beside training; {ratios or 'ratio 1'}{goal}")
     lines += [
         f"  {row['cohort']} of {row['clients']} clients, d = {row['length']}, {row['dropped']} lost: "
         f"{row['cpu_seconds']:.0f} s of CPU, {row['bytes_per_client'] / 1e6:.2f} MB sent by a client, "
@@ -68,38 +65,55 @@ def describe(result: dict[str, Any]) -> list[str]:
 # ---- beside a bare loop
 
 
-def _overheads(num_clients: int, turns: int, milliseconds: float) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model = training.MODELS["small CNN 26k, 256"][0]()
-    count = num_clients * _SGD_ROWS
-    dataset = TensorDataset(torch.randn(count, 1, 28, 28), torch.randint(10, (count,)))
-    data = [dataset[torch.from_numpy(part)] for part in partition.iid(count, num_clients, seed=0)]
-    _sgd(copy.deepcopy(model), data[0], 10)
-    ten = _seconds(lambda: _sgd(copy.deepcopy(model), data[0], 10))
-    steps = max(1, math.ceil(10 * milliseconds * 1e-3 / ten))
+class _Training:
+    """Some steps of SGD on a client's batch, and what they took."""
 
-    def train(local: torch.nn.Module, client: int) -> None:
-        _sgd(local, data[client], steps)
+    def __init__(self, num_clients: int, milliseconds: float) -> None:
+        torch.manual_seed(0)
+        self.model = training.MODELS["small CNN 26k, 256"][0]()
+        count = num_clients * _SGD_ROWS
+        dataset = TensorDataset(torch.randn(count, 1, 28, 28), torch.randint(10, (count,)))
+        self._data = [dataset[torch.from_numpy(part)] for part in partition.iid(count, num_clients, seed=0)]
+        self.taken: list[float] = []
+        self._steps = 10
+        for _ in range(3):  # the first one warms up
+            self(copy.deepcopy(self.model), 0)
+        self._steps = max(1, math.ceil(10 * milliseconds * 1e-3 / min(self.taken)))
 
-    candidates = {
-        "bare": lambda: _bare(model, num_clients, train),
-        "without privacy": lambda: _simulated(model, num_clients, train, secure=False, private=False),
-        "private, rehearsal": lambda: _simulated(model, num_clients, train, secure=SESSION_KEY, private=True),
-        "private, secure aggregation": lambda: _simulated(
-            model, num_clients, train, secure=True, private=True
-        ),
+    def __call__(self, local: torch.nn.Module, client: int) -> None:
+        started = time.process_time()
+        _sgd(local, self._data[client], self._steps)
+        self.taken.append(time.process_time() - started)
+
+
+def _beside(num_clients: int, turns: int, milliseconds: float) -> dict[str, Any]:
+    """What a client costs beside its training, in each way of running a round."""
+    train = _Training(num_clients, milliseconds)
+    train.taken.clear()
+    ways: dict[str, Callable[[], None]] = {
+        "bare loop": lambda: _bare(num_clients, train),
+        "without privacy": lambda: _simulated(num_clients, train, secure=False, private=False),
+        "private, rehearsal": lambda: _simulated(num_clients, train, secure=SESSION_KEY, private=True),
+        "private, secure aggregation": lambda: _simulated(num_clients, train, secure=True, private=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    beside: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(turns):
-        for name, run in candidates.items():
-            seconds[name].append(_seconds(run))
-    ratios = {
-        name: statistics.median(mine / bare for mine, bare in zip(taken, seconds["bare"], strict=True))
-        for name, taken in seconds.items()
-        if name != "bare"
+        for name, run in ways.items():
+            before, started = len(train.taken), time.process_time()
+            run()
+            whole = time.process_time() - started
+            beside[name].append((whole - sum(train.taken[before:])) / num_clients)
+    medians = {name: 1e3 * statistics.median(taken) for name, taken in beside.items()}
+    bare = medians["bare loop"]
+    return {
+        "training_ms": 1e3 * statistics.median(train.taken),
+        "beside_training_ms": medians,
+        "ratios": {
+            name: {at: (at + mine) / (at + bare) for at in (5, 10, 20, 40, 80)}
+            for name, mine in medians.items()
+            if name != "bare loop"
+        },
     }
-    taken = statistics.median(_seconds(lambda: train(copy.deepcopy(model), 0)) for _ in range(5))
-    return {"training_ms": 1e3 * taken, "seconds": seconds, "ratios": ratios}
 
 
 def _sgd(model: torch.nn.Module, batch: Any, steps: int) -> None:
@@ -110,25 +124,24 @@ def _sgd(model: torch.nn.Module, batch: Any, steps: int) -> None:
         optimizer.step()
 
 
-def _bare(model: torch.nn.Module, num_clients: int, train: Train) -> None:
+def _bare(num_clients: int, train: _Training) -> None:
     """Federated averaging as one would write it down."""
-    total = {name: torch.zeros_like(t) for name, t in model.state_dict().items()}
+    total = {name: torch.zeros_like(t) for name, t in train.model.state_dict().items()}
     for client in range(num_clients):
-        local = copy.deepcopy(model)
+        local = copy.deepcopy(train.model)
         train(local, client)
         for name, tensor in local.state_dict().items():
             total[name] += tensor / num_clients
-    copy.deepcopy(model).load_state_dict(total)
+    copy.deepcopy(train.model).load_state_dict(total)
 
 
-def _simulated(
-    model: torch.nn.Module, num_clients: int, train: Train, *, secure: bool | str, private: bool
-) -> None:
+def _simulated(num_clients: int, train: _Training, *, secure: bool | str, private: bool) -> None:
     privacy: dict[str, Any] = (
         {"l2_clip_norm": 1.0, "noise_multiplier": 1.0, "target_delta": 1e-5} if private else {}
     )
+    model = copy.deepcopy(train.model)
     federation = Federation(
-        copy.deepcopy(model), num_clients=num_clients, num_rounds=1, secure_aggregation=secure, **privacy
+        model, num_clients=num_clients, num_rounds=1, secure_aggregation=secure, **privacy
     )
 
     def contribute(rnd: Round, client: int) -> None:
@@ -137,12 +150,6 @@ def _simulated(
         rnd.submit(client, local)
 
     simulate(federation, contribute)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
 
 
 # ---- growth
