@@ -237,7 +237,8 @@ class RecordEncoding:
     @property
     def l2_sensitivity(self) -> float:
         """By how many steps a record moves the integers, at most, rounded up."""
-        root = math.nextafter(math.sqrt(self.dimension), math.inf)
+        # The core adds the uniform number in double precision: a step may become 1 + 2^-40 of one.
+        root = math.sqrt(self.dimension) * (1.0 + 2.0**-20)
         return math.nextafter(self.l2_clip_norm / self.granularity + root, math.inf)
 
     def largest_level(self, num_clients: int) -> int:
