@@ -77,8 +77,7 @@ class RecordSums:
             parameter.requires_grad_(name in self._space.shapes)
         keeper = BookKeeper(local)
         if not self._tried:
-            self._try(keeper, dataset, loss)
-            self._tried = True
+            self._tried = self._try(keeper, dataset, loss)
         drawn = draws.shuffled(sampling.poisson(len(dataset), self._probability))
         whole("the number of records drawn", len(drawn), minimum=0, maximum=_MAX_RECORDS)
         total, num_clipped = np.zeros(self._space.dimension), 0
@@ -89,10 +88,15 @@ class RecordSums:
             num_clipped += rule.clipped(gradients.squared_norms[:, : part.num_records])
         return RecordSum(total, len(drawn), num_clipped)
 
-    def _try(self, keeper: BookKeeper, dataset: Any, loss: Loss) -> None:
-        """One record is replaced, and no other record's gradient may change; nothing of it is kept."""
-        if self._rows == 1 or len(dataset) == 1:
-            return  # nothing can mix: rows are copies of one record
+    def _try(self, keeper: BookKeeper, dataset: Any, loss: Loss) -> bool:
+        """One record is replaced, and no other record's gradient may change; nothing of it is kept.
+
+        False where it cannot be told yet, because the client has one record alone.
+        """
+        if self._rows == 1:
+            return True
+        if len(dataset) == 1:
+            return False
         count = self._rows + trial.SPARE
         chosen = np.resize(draws.shuffled(np.arange(len(dataset)))[:count], count)
         seed, first = secrets.randbits(63), None
@@ -103,6 +107,7 @@ class RecordSums:
                 first = norms
             else:
                 trial.compare(first, norms)
+        return True
 
 
 def require_records(dataset: Any) -> int:

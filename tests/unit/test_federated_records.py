@@ -197,6 +197,15 @@ def test_a_model_that_mixes_records_is_refused_before_anything_is_submitted(deta
     assert not rnd._contributions
 
 
+def test_a_client_with_one_record_does_not_stand_for_the_others_in_the_trial():
+    model = Mixing(detached=True)
+    made = sums(model, expected=4)
+    x, y = torch.randn(20, 4), torch.randint(0, 2, (20,))
+    made.draw(model, TensorDataset(x[:1], y[:1]), cross_entropy, FlatClipping(1.0))
+    with pytest.raises(UnsupportedError, match="mixes records"):
+        made.draw(model, TensorDataset(x, y), cross_entropy, FlatClipping(1.0))
+
+
 def test_batch_norm_is_refused_by_name_in_training_mode():
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     dataset = TensorDataset(torch.randn(4, 2), torch.zeros(4, dtype=torch.long))
