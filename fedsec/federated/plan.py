@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from fedsec.federated.mechanism import (
 )
 from fedsec.federated.settings import SESSION_KEY, Settings
 from fedsec.secagg.local import CORRUPT_FRACTION, DROPOUT_FRACTION, default_parameters
+from fedsec.training.plan import epsilon_interval
 
 # Below so many clients a report says that a sum over them is not much cover.
 _FEW = 10
@@ -347,7 +348,7 @@ class Plan:
     def _interval(self, count: int) -> tuple[float, float]:
         if self.event is None:
             return math.inf, math.inf
-        return _interval(self.event, self.relation, count, self._delta)
+        return epsilon_interval(self.event, self.relation, count, self._delta)
 
 
 def make_plan(settings: Settings, dimension: int) -> Plan:
@@ -356,16 +357,6 @@ def make_plan(settings: Settings, dimension: int) -> Plan:
     plan = Plan(settings, dimension, z)
     _ = plan.mechanism  # refused now, or fine
     return plan
-
-
-@lru_cache(maxsize=4096)
-def _interval(
-    event: accounting.Event, relation: NeighboringRelation, count: int, delta: float
-) -> tuple[float, float]:
-    if count == 0:
-        return 0.0, 0.0
-    accountant = accounting.PLDAccountant(neighboring_relation=relation)
-    return accountant.compose(event, count).epsilon_interval(delta)
 
 
 def _event(settings: Settings, z: float) -> accounting.Event:

@@ -107,7 +107,7 @@ class TrainingPlan:
 
     def epsilon(self, steps: int) -> float:
         """An upper bound on epsilon for so many steps, fixed beforehand."""
-        return _interval(self.event, self.relation, self.charges(steps), self.target_delta)[1]
+        return epsilon_interval(self.event, self.relation, self.charges(steps), self.target_delta)[1]
 
     def require_affordable(self, steps: int) -> None:
         """Raise `BudgetExceededError` if there are to be more than the planned steps."""
@@ -121,7 +121,7 @@ class TrainingPlan:
     def spent(self, steps: int) -> TrainingSpent:
         """The record of what `steps` steps cost."""
         count, delta = self.charges(steps), self.target_delta
-        lower, upper = _interval(self.event, self.relation, count, delta)
+        lower, upper = epsilon_interval(self.event, self.relation, count, delta)
         return TrainingSpent(
             epsilon=upper,
             epsilon_lower=lower,
@@ -175,9 +175,10 @@ class TrainingPlan:
 
 
 @lru_cache(maxsize=256)
-def _interval(
+def epsilon_interval(
     event: accounting.Event, relation: NeighboringRelation, count: int, delta: float
 ) -> tuple[float, float]:
+    """Certified bounds on the epsilon of `count` runs that were fixed beforehand."""
     if count == 0:
         return 0.0, 0.0
     accountant = accounting.PLDAccountant(neighboring_relation=relation)
@@ -358,7 +359,7 @@ def _settled(
         )
         return z, charges * sampler.steps_a_charge
     if target is not None:
-        cost = _interval(sampler.event(z), relation, planned // sampler.steps_a_charge, delta)[1]
+        cost = epsilon_interval(sampler.event(z), relation, planned // sampler.steps_a_charge, delta)[1]
         if cost > target:
             raise BudgetExceededError(
                 f"{planned} steps at noise_multiplier {z!r} cost epsilon = {cost!r}, above target_epsilon "
