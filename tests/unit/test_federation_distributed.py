@@ -116,7 +116,7 @@ def test_rounds_have_rotations_of_their_own():
 
 
 def test_adaptive_bounds_and_weights_go_along(fixed_keys):
-    federation = federate(**CLIENT | {"clipping": "adaptive"})
+    federation = federate(**CLIENT | {"clipping": "adaptive", "noise_multiplier": 0.02})
     before = federation.plan.rule.l2_clip_norm
     for rnd in federation.rounds():
         play(rnd, 5.0)
