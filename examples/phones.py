@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import fedsec
 from fedsec.demo.data import load
-from fedsec.federated import RoundMetrics, partition, simulate
+from fedsec.federated import Round, RoundMetrics, partition, simulate
 from fedsec.report import PrivacyReport
 
 PHASES = ("advertise", "share", "upload", "unmask")  # whose message a lost device never sends
@@ -68,7 +68,7 @@ def main() -> None:
     test, truth = torch.from_numpy(data.test_inputs), torch.from_numpy(data.test_targets)
     held = partition.iid(len(labels), options.devices, options.seed)
 
-    def contribute(rnd: fedsec.Round, device: int) -> None:
+    def contribute(rnd: Round, device: int) -> None:
         local, own = rnd.model(), held[device]
         optimizer = torch.optim.SGD(local.parameters(), lr=0.2)
         for _ in range(2):

