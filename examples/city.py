@@ -73,7 +73,9 @@ class Study:
         """The federation's guarantee at the price of both."""
         accountant = fedsec.PLDAccountant(neighboring_relation=fedsec.NeighboringRelation.REPLACE_SPECIAL)
         lower, upper = accountant.compose(*self.charged()).epsilon_interval(DELTA)
-        return replace(self.federation.spent(), epsilon=upper, epsilon_lower=lower, planned_epsilon=upper)
+        seen = "the server sees the exact sum of the statistics before it adds noise"
+        priced = {"epsilon": upper, "epsilon_lower": lower, "planned_epsilon": upper}
+        return replace(self.federation.spent(), **priced, warnings=(seen,))
 
 
 def weeks() -> torch.Tensor:
