@@ -157,7 +157,8 @@ class Round:
             `torch.func.vmap`, for each record alone.
         model : Module, optional
             The client's own copy of the global model, with its own local layers, where `parameters` chose
-            what is exchanged; the exchanged ones must be the global model's.
+            what is exchanged; the exchanged ones must be the global model's. The local ones must not depend
+            on the records: one record would then change the gradients of others, which nothing bounds.
 
         Raises
         ------
