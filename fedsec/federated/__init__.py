@@ -20,6 +20,7 @@ from fedsec.federated.strategies import (
     Strategy,
     proximal_term,
 )
+from fedsec.federated.tensorboard import TensorBoard
 
 __all__ = [
     "FedAdagrad",
@@ -36,6 +37,7 @@ __all__ = [
     "RoundReport",
     "Simulation",
     "Strategy",
+    "TensorBoard",
     "partition",
     "proximal_term",
     "simulate",

@@ -6,7 +6,13 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedsec.errors import MissingExtraError
+import numpy as np
+import numpy.typing as npt
+
+from fedsec.errors import InvalidArgumentError, InvalidTypeError, MissingExtraError
+
+# So many clients have a row each; of more, only how their sizes and labels are spread can be read.
+_MAX_ROWS = 60
 
 
 def accuracy_and_epsilon(
@@ -37,6 +43,109 @@ def privacy_curves(curves: Mapping[str, Any]) -> bytes:
 def privacy_curves_svg(curves: Mapping[str, Any]) -> dict[str, str]:
     """The same pictures by name, each as an SVG element for a page."""
     return {name: _drawn(draw, curves) for name, draw in _CURVES.items()}
+
+
+def label_counts(counts: npt.NDArray[np.integer[Any]], labels: Sequence[object] | None = None) -> bytes:
+    """A PNG of who has how many records of which label.
+
+    Up to 60 clients are rows of a heat map over labels. Of more, there are two histograms: of the records a
+    client has, and of the labels it has any record of.
+
+    Parameters
+    ----------
+    counts : integers (clients, labels), at least 0
+        What `fedsec.federated.partition.label_counts` returns.
+    labels : sequence, optional
+        The labels' names, one a column; 0, 1, ... otherwise.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        `counts` is not such an array, or has no client or no label; another number of names.
+    MissingExtraError
+        Without matplotlib.
+    """
+    _require_counts(counts)
+    names = [str(label) for label in (range(counts.shape[1]) if labels is None else labels)]
+    if len(names) != counts.shape[1]:
+        raise InvalidArgumentError(f"labels must name {counts.shape[1]} columns, got {len(names)}")
+    return _png(_heat_map(counts, names) if len(counts) <= _MAX_ROWS else _histograms(counts))
+
+
+def growth_of_aggregation(rows: Mapping[str, Mapping[str, float]]) -> bytes:
+    """A PNG of CPU seconds and bytes of secure aggregation over the size of the cohort, on logarithmic axes.
+
+    `rows` is the table of the row `growth` in what ``fedsec bench secagg --json`` prints:
+    {clients: {"client": seconds, "server": seconds, ..., "bytes_up": bytes, ...}}.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A row lacks a figure, or there is none.
+    MissingExtraError
+        Without matplotlib.
+    """
+    if not rows:
+        raise InvalidArgumentError("rows must have at least one size, got none")
+    sizes = sorted(rows, key=int)
+    figure = _figure(11.0, 4.0)
+    for axes, (unit, names) in zip(figure.subplots(1, 2), _GROWTH.items(), strict=True):
+        for name, label in names.items():
+            if missing := [size for size in sizes if name not in rows[size]]:
+                raise InvalidArgumentError(f"rows must have {name!r} for each size, not so for {missing[0]}")
+            axes.plot(
+                [int(size) for size in sizes], [rows[size][name] for size in sizes], marker="o", label=label
+            )
+        axes.set(xlabel="clients in the cohort", ylabel=unit, xscale="log", yscale="log")
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
+_GROWTH = {
+    "seconds of CPU": {
+        "client": "one client, up to its upload",
+        "agreement, client": "one client, agreement",
+        "of all participants, client": "one client, once: reading the participants",
+        "server": "server, without the agreement",
+        "agreement, server": "server, agreement",
+    },
+    "bytes of one client, vector aside": {
+        "bytes_up": "up",
+        "bytes_down": "down, without the agreement",
+        "agreement, bytes_down": "down, agreement",
+    },
+}
+
+
+def _require_counts(counts: object) -> None:
+    if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iu" or counts.ndim != 2:
+        raise InvalidTypeError("counts must be an integer array (clients, labels)")
+    if counts.size == 0:
+        raise InvalidArgumentError(f"counts must have a client and a label, got shape {counts.shape}")
+    if counts.min() < 0:
+        raise InvalidArgumentError(f"counts must be at least 0, got {counts.min()}")
+
+
+def _heat_map(counts: npt.NDArray[np.integer[Any]], names: Sequence[str]) -> Any:
+    figure = _figure(2.5 + 0.35 * min(len(names), _MAX_ROWS), 1.5 + 0.18 * len(counts))
+    axes = figure.add_subplot()
+    image = axes.imshow(counts, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0)
+    axes.set(xlabel="label", ylabel="client")
+    every = -(-len(names) // _MAX_ROWS)
+    axes.set_xticks(range(0, len(names), every), names[::every])
+    figure.colorbar(image, label="records")
+    return figure
+
+
+def _histograms(counts: npt.NDArray[np.integer[Any]]) -> Any:
+    figure = _figure(9.0, 3.6)
+    sizes, held = figure.subplots(1, 2)
+    sizes.hist(counts.sum(axis=1), bins="auto" if np.ptp(counts.sum(axis=1)) else 1)
+    sizes.set(xlabel="records of a client", ylabel="clients")
+    number, clients = np.unique(np.count_nonzero(counts, axis=1), return_counts=True)
+    held.bar(number, clients)
+    held.set(xlabel="labels of a client", ylabel="clients", xlim=(-0.6, counts.shape[1] + 0.6))
+    return figure
 
 
 def _drawn(draw: Callable[[Any, Mapping[str, Any]], None], curves: Mapping[str, Any]) -> str:
