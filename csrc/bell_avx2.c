@@ -116,8 +116,8 @@ TARGET size_t fs_avx2_bell(fs_bell_work *work)
         int32_t values[FS_BELL_BLOCK];
         const __m256i ordered[4] = {left.even, right.even, left.odd, right.odd};
         memcpy(values, ordered, sizeof values);
-        uint32_t accepted = even_first(left.accepted, right.accepted);
-        uint32_t possible = even_first(left.possible, right.possible);
+        uint32_t accepted = fs_bell_told(even_first(left.accepted, right.accepted));
+        uint32_t possible = fs_bell_told(even_first(left.possible, right.possible));
         if (accepted != possible)
             accepted = fs_bell_settle(work, block, n_out, accepted, accepted ^ possible);
         n_out = fs_bell_keep(work, block, n_out, values, accepted);

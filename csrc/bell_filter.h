@@ -16,6 +16,13 @@ static inline unsigned fs_bell_candidate(unsigned i)
     return i < FS_BELL_BLOCK / 2 ? 2 * i : 2 * (i - FS_BELL_BLOCK / 2) + 1;
 }
 
+/* A block's candidates that stand, or that may: what shows of a candidate in times and addresses, and is no secret, as it
+ * says next to nothing about the value that stands (docs/noise.md). */
+static inline uint32_t fs_bell_told(uint32_t candidates)
+{
+    return (uint32_t)FS_TELL(candidates);
+}
+
 /* Decides the candidates of a block that the filter leaves open; bits are in canonical order. Gives all that stand. */
 uint32_t fs_bell_settle(fs_bell_work *work, size_t block, size_t n_out, uint32_t accepted, uint32_t open);
 

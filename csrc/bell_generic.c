@@ -85,6 +85,8 @@ size_t fs_generic_bell(fs_bell_work *work)
             uint32_t value = (magnitude >> (FS_BELL_SHOWN_BITS - bell->shown_bits)) ^ sign;
             values[i] = (int32_t)(value + (uint32_t)bell->first);
         }
+        accepted = fs_bell_told(accepted);
+        possible = fs_bell_told(possible);
         if (accepted != possible)
             accepted = fs_bell_settle(work, block, n_out, accepted, accepted ^ possible);
         n_out = fs_bell_keep(work, block, n_out, values, accepted);

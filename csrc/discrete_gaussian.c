@@ -61,12 +61,14 @@ static bool leave(fs_bell_work *work, const fs_bell_undecided *open)
     return true;
 }
 
-/* The candidate at a place of the group in canonical order: whether it stands, as the variate at `position`. */
+/* The candidate at a place of the group in canonical order: whether it stands, as the variate at `position`. Its words
+ * are told here: branches and addresses depend on them. */
 static bool stands(fs_bell_work *work, size_t place, size_t position)
 {
     const fs_bell *bell = work->bell;
     size_t at = place / FS_BELL_BLOCK * FS_BELL_BLOCK + fs_bell_candidate(place % FS_BELL_BLOCK);
-    uint32_t choice = fs_from_le16(work->choices[at]), offset = fs_from_le16(work->offsets[at]);
+    uint32_t choice = fs_from_le16((uint16_t)FS_TELL(work->choices[at]));
+    uint32_t offset = fs_from_le16((uint16_t)FS_TELL(work->offsets[at]));
     uint32_t found = bell->cells[choice % FS_BELL_CELLS];
     uint32_t cell = (choice < (found & 0xff00) ? choice : found) % FS_BELL_CELLS;
     int64_t magnitude = (cell << 17 | offset << 1 | (choice >> 7 & 1)) >> (FS_BELL_SHOWN_BITS - bell->shown_bits);
@@ -80,9 +82,9 @@ static bool stands(fs_bell_work *work, size_t place, size_t position)
         .candidate = candidate,
         .position = position,
         .cell = cell,
-        .value = whole_value(bell, shown, work->rest[place]),
-        .uniform_high = fs_from_le16(work->uniforms[at]),
-        .uniform_low = fs_from_le64(further[0]),
+        .value = whole_value(bell, shown, (uint32_t)FS_TELL(work->rest[place])),
+        .uniform_high = fs_from_le16((uint16_t)FS_TELL(work->uniforms[at])),
+        .uniform_low = fs_from_le64(FS_TELL(further[0])),
     };
     double z = (double)open.value / bell->stddev;
     double uniform = (double)open.uniform_high * 0x1p-16 + (double)open.uniform_low * 0x1p-80;

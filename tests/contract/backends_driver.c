@@ -5,20 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "core.h"
+#include "laws.h"
 
 enum { LONGEST = 1100, SEEDS_MOST = 5, BLOCKS_MOST = 40, ROTATIONS = 24 };
-
-static uint64_t state = 88172645463325252;
-
-/* [Marsaglia, Xorshift RNGs, 2003] */
-static uint64_t draw(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-}
 
 static uint64_t digest = 0xcbf29ce484222325;
 
@@ -73,11 +62,6 @@ static void compare_blocks(const fs_backend *backend, const fs_backend *portable
         fail(fs_backend_name(backend), "blocks", n_blocks);
     if (backend == portable)
         take(theirs, 64 * n_blocks);
-}
-
-static double draw_unit(void)
-{
-    return (double)(draw() >> 11) / 9007199254740992.0;
 }
 
 /* Values in [-1, 1], or in every fourth row any bits at all, which both must refuse alike. Of any grid. */
@@ -208,6 +192,97 @@ static void compare_noise(const fs_backend *backend, const fs_backend *portable,
     }
 }
 
+/* Variates of one call, and what it leaves undecided but for the distance, which a C library may round as it likes. */
+typedef struct {
+    int wide; /* int64, not int32 */
+    size_t length, n_undecided;
+    void *out;
+    void *rows;
+} variates;
+
+static variates make_room(int wide, size_t length, size_t n_bytes_undecided)
+{
+    return (variates){wide, length, 0, exactly((wide ? 8 : 4) * length), exactly(n_bytes_undecided)};
+}
+
+static void compare_variates(const fs_backend *backend, const fs_backend *portable, const variates both[2],
+                             const char *what)
+{
+    size_t n_bytes = (both[0].wide ? 8 : 4) * both[0].length;
+    if (both[0].n_undecided != both[1].n_undecided || memcmp(both[0].out, both[1].out, n_bytes))
+        fail(fs_backend_name(backend), what, both[0].length);
+    if (backend == portable) {
+        take(both[0].out, n_bytes);
+        take(&(uint8_t){(uint8_t)both[0].n_undecided}, 1);
+    }
+    for (int i = 0; i < 2; i++) {
+        free(both[i].out);
+        free(both[i].rows);
+    }
+}
+
+/* Room for fewer candidates than there are open, refused ones, nothing to fill. */
+static void compare_bells(const fs_backend *backend, const fs_backend *portable, size_t length)
+{
+    static const unsigned widths[] = {0, 1, 7, 15, 16, 17, 18, 21, 38};
+    int wide = (int)(draw() % 2), exact_only = draw() % 4 == 0;
+    unsigned block_bits = widths[draw() % (wide ? 9 : 8)];
+    fs_bell bell = draw_bell(block_bits, draw() % 2 == 0);
+    uint32_t chunk = (uint32_t)draw(), refused[40], last = 0;
+    size_t n_refused = draw() % 41, room = draw() % 3 ? length : draw() % (length + 1);
+    uint8_t key[32];
+    fill(key, sizeof key);
+    for (size_t i = 0; i < n_refused; i++)
+        refused[i] = last += 1 + (uint32_t)(draw() % 60);
+    variates both[2];
+    for (int i = 0; i < 2; i++) {
+        const fs_backend *which = i ? portable : backend;
+        variates *v = &both[i];
+        *v = make_room(wide, length, room * sizeof(fs_bell_undecided));
+        fs_bell_undecided *rows = room ? v->rows : NULL;
+        const uint32_t *list = n_refused ? refused : NULL;
+        void *out = length ? v->out : NULL;
+        v->n_undecided = wide ? fs_discrete_gaussian64(which, &bell, out, length, key, chunk, list, n_refused,
+                                                       exact_only, rows, room)
+                              : fs_discrete_gaussian32(which, &bell, out, length, key, chunk, list, n_refused,
+                                                       exact_only, rows, room);
+        for (size_t j = 0; j < v->n_undecided && v->n_undecided <= room; j++)
+            if (rows[j].position >= length || rows[j].cell >= FS_BELL_CELLS || rows[j].uniform_high > UINT16_MAX)
+                fail(fs_backend_name(which), "undecided of length", length);
+    }
+    compare_variates(backend, portable, both, "discrete Gaussian variates");
+}
+
+static void compare_laws(const fs_backend *backend, const fs_backend *portable, size_t length)
+{
+    static uint32_t cells[LAW_CELLS], least[LAW_CELLS];
+    static double log_heights[LAW_CELLS];
+    int wide = (int)(draw() % 2), blocks = draw() % 2 == 0, exact_only = draw() % 4 == 0;
+    fs_law law = draw_law(blocks, cells, least, log_heights);
+    uint32_t chunk = (uint32_t)draw(), retry = (uint32_t)draw();
+    uint8_t key[32];
+    fill(key, sizeof key);
+    variates both[2];
+    for (int i = 0; i < 2; i++) {
+        const fs_backend *which = i ? portable : backend;
+        variates *v = &both[i];
+        *v = make_room(wide, length, length * sizeof(fs_undecided));
+        fs_undecided *rows = length ? v->rows : NULL;
+        void *out = length ? v->out : NULL;
+        if (blocks)
+            v->n_undecided =
+                wide ? fs_lattice_blocks64(which, &law, out, length, key, chunk, retry, exact_only, rows)
+                     : fs_lattice_blocks32(which, &law, out, length, key, chunk, retry, exact_only, rows);
+        else
+            v->n_undecided = wide ? fs_lattice_points64(which, &law, out, length, key, chunk, retry)
+                                  : fs_lattice_points32(which, &law, out, length, key, chunk, retry);
+        for (size_t j = 0; blocks && j < v->n_undecided; j++)
+            if (rows[j].position >= length || rows[j].cell >> law.index_bits)
+                fail(fs_backend_name(which), "undecided of length", length);
+    }
+    compare_variates(backend, portable, both, "variates of a law");
+}
+
 /* Sums into the middle of a vector, with nothing there and without seeds too; packing there and back. */
 static void fuzz(const fs_backend *backend)
 {
@@ -273,10 +348,14 @@ int main(int count, char **arguments)
                     compare_sums(backend, portable, prg, lane, length);
         for (size_t length = 0; length <= LONGEST; length += step)
             compare_grids(backend, portable, length);
-        for (size_t i = 0; i < ROTATIONS; i++)
-            compare_rotations(backend, portable, i);
+        for (size_t rotation = 0; rotation < ROTATIONS; rotation++)
+            compare_rotations(backend, portable, rotation);
         for (size_t length = 0; length <= 2 * FS_NORMAL32_GROUP + 50; length += 7 * step)
             compare_noise(backend, portable, length);
+        for (size_t length = 0; length <= LONGEST; length += step) {
+            compare_bells(backend, portable, length);
+            compare_laws(backend, portable, length);
+        }
         fuzz(backend);
         printf("same %s\n", fs_backend_name(backend));
     }

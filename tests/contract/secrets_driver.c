@@ -11,7 +11,7 @@
 #endif
 #include <stdio.h>
 
-#include "core.h"
+#include "laws.h"
 
 enum { LENGTH = 1500, SEEDS = 20, SHARES = 40, THRESHOLD = 25 };
 
@@ -68,6 +68,20 @@ static void noise(const fs_backend *backend)
     for (size_t length = 0; length <= LENGTH; length += 500) {
         fs_gaussian32(backend, singles, length, 1.5, seeds);
         fs_gaussian64(backend, doubles, length, 1.5, seeds);
+    }
+}
+
+/* The first comparison of the discrete Gaussian: which candidates stand or go on is told, and the words of those that go
+ * on, whose second comparison takes times that depend on them. */
+static void discrete_gaussians(const fs_backend *backend)
+{
+    static const unsigned widths[] = {0, 7, 17, 21};
+    fs_bell_undecided undecided[8];
+    for (size_t i = 0; i < 2 * sizeof widths / sizeof widths[0]; i++) {
+        fs_bell bell = draw_bell(widths[i / 2], (int)i % 2);
+        make_secret(seeds, sizeof seeds);
+        fs_discrete_gaussian32(backend, &bell, (int32_t *)out, LENGTH, seeds, 1, NULL, 0, 0, undecided, 8);
+        fs_discrete_gaussian64(backend, &bell, (int64_t *)out, LENGTH, seeds, 2, NULL, 0, 1, undecided, 8);
     }
 }
 
@@ -155,6 +169,7 @@ int main(int count, char **arguments)
             keystreams(backend);
             grids(backend);
             noise(backend);
+            discrete_gaussians(backend);
             printf("covered %s\n", fs_backend_name(backend));
         }
     return 0;
