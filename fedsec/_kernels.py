@@ -532,26 +532,7 @@ class Undecided(NamedTuple):
 LATTICE_CHUNK = 2**16  # variates that share a stream of words
 
 
-def lattice_points(
-    out: npt.NDArray[Any],
-    law: LawArrays,
-    key: Any,
-    chunk: int,
-    retry: int = 0,
-    backend: Backend = best_backend,
-) -> list[Undecided]:
-    """Fills a chunk, int32 or int64, with variates of a law whose cells are single integers.
-
-    Gives those of the last cell, which the caller draws.
-    """
-    kernel = getattr(_lib, f"fs_lattice_points{8 * out.itemsize}")
-    if not kernel(backend.table, _law(law), pointer(out), out.size, key, chunk, retry):
-        return []
-    last = len(law.cells) - 1
-    return [Undecided(int(at), last, 0, 0, 0.0) for at in np.flatnonzero(out == law.first + last)]
-
-
-def lattice_blocks(
+def lattice(
     out: npt.NDArray[Any],
     law: LawArrays,
     key: Any,
@@ -560,11 +541,19 @@ def lattice_blocks(
     exact_only: bool = False,
     backend: Backend = best_backend,
 ) -> list[Undecided]:
-    """The same for a law in blocks; gives those whose acceptance is left to the caller."""
-    kernel = getattr(_lib, f"fs_lattice_blocks{8 * out.itemsize}")
+    """Fills a chunk, int32 or int64, with variates of a law from a table; gives those left to the caller.
+
+    These are the last cell's; and in blocks those whose acceptance double precision cannot tell.
+    """
+    given = (backend.table, _law(law), pointer(out), out.size, key, chunk, retry)
+    if not law.block_bits:
+        last = len(law.cells) - 1
+        n = getattr(_lib, f"fs_lattice_points{8 * out.itemsize}")(*given)
+        places = np.flatnonzero(out == law.first + last).tolist() if n else []
+        return [Undecided(at, last, 0, 0, 0.0) for at in places]
     rows = np.empty(out.size * _ffi.sizeof("fs_undecided"), np.uint8)
     found = _ffi.from_buffer("fs_undecided[]", rows)
-    n = kernel(backend.table, _law(law), pointer(out), out.size, key, chunk, retry, exact_only, found)
+    n = getattr(_lib, f"fs_lattice_blocks{8 * out.itemsize}")(*given, exact_only, found)
     undecided = [
         Undecided(row.position, row.cell, row.value, row.high << 64 | row.low, row.gap) for row in found[0:n]
     ]

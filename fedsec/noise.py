@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -143,10 +144,8 @@ def discrete_gaussian(
     Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Three
     variates of 10,000 take times that depend on them [docs/noise.md].
     """
-    out = _empty(size, dtype, tuple(MAX_DISCRETE_STDDEV))
-    number = _within("stddev", stddev, MIN_DISCRETE_STDDEV, MAX_DISCRETE_STDDEV[out.dtype], out.dtype)
-    draw_discrete_gaussian(out, number, insecure_key)
-    return out
+    allowed = _Range("stddev", MIN_DISCRETE_STDDEV, MAX_DISCRETE_STDDEV)
+    return _integers(draw_discrete_gaussian, size, dtype, allowed, stddev, insecure_key)
 
 
 def skellam(
@@ -180,10 +179,8 @@ def skellam(
     Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Time and
     addresses depend on the noise drawn.
     """
-    out = _empty(size, dtype, tuple(MAX_SKELLAM_VARIANCE))
-    number = _within("variance", variance, MIN_MEAN, MAX_SKELLAM_VARIANCE[out.dtype], out.dtype)
-    draw_lattice(out, "skellam", number, insecure_key)
-    return out
+    allowed = _Range("variance", MIN_MEAN, MAX_SKELLAM_VARIANCE)
+    return _integers(partial(draw_lattice, "skellam"), size, dtype, allowed, variance, insecure_key)
 
 
 def poisson(
@@ -207,10 +204,8 @@ def poisson(
     ------
     InvalidTypeError, InvalidArgumentError
     """
-    out = _empty(size, dtype, tuple(MAX_POISSON_MEAN))
-    number = _within("mean", mean, MIN_MEAN, MAX_POISSON_MEAN[out.dtype], out.dtype)
-    draw_lattice(out, "poisson", number, insecure_key)
-    return out
+    allowed = _Range("mean", MIN_MEAN, MAX_POISSON_MEAN)
+    return _integers(partial(draw_lattice, "poisson"), size, dtype, allowed, mean, insecure_key)
 
 
 def release(
@@ -354,10 +349,9 @@ def draw_discrete_gaussian(
     backend: _kernels.Backend = _kernels.best_backend,
 ) -> None:
     """Fills an int32 or int64 array. For tests: integers alone decide what is open; a backend."""
-    table, flat, size = _bell.table(stddev), out.reshape(-1), _kernels.BELL_CHUNK
+    table = _bell.table(stddev)
     with _kernels.key_of_call(insecure_key) as key:
-        for chunk in range(-(-flat.size // size)):
-            piece = flat[chunk * size : (chunk + 1) * size]
+        for chunk, piece in _chunks(out, _kernels.BELL_CHUNK):
             _draw_bell(piece, table, _Words(key, chunk, 0, backend), exact_only)
 
 
@@ -386,8 +380,8 @@ def _put(out: npt.NDArray[Any], position: int, value: int | None) -> None:
 
 
 def draw_lattice(
-    out: npt.NDArray[Any],
     name: str,
+    out: npt.NDArray[Any],
     parameter: float,
     insecure_key: bytes | None = None,
     exact_only: bool = False,
@@ -399,10 +393,8 @@ def draw_lattice(
     law is the same; the bits are not, as what integers refuse is drawn anew from other words.
     """
     tables = _lattice.tables(name, parameter)
-    flat, size = out.reshape(-1), _kernels.LATTICE_CHUNK
     with _kernels.key_of_call(insecure_key) as key:
-        for chunk in range(-(-flat.size // size)):
-            piece = flat[chunk * size : (chunk + 1) * size]
+        for chunk, piece in _chunks(out, _kernels.LATTICE_CHUNK):
             if len(tables) == 1:
                 _draw_chunk(piece, tables[0], _Words(key, chunk, 0, backend), exact_only)
                 continue
@@ -411,6 +403,13 @@ def draw_lattice(
                 _draw_chunk(row, table, _Words(key, chunk, i, backend), exact_only)
             piece[...] = both[0] - both[1]
             both[...] = 0
+
+
+def _chunks(out: npt.NDArray[Any], size: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Numbered pieces of an array, of `size` elements at most."""
+    flat = out.reshape(-1)
+    for start in range(0, flat.size, size):
+        yield start // size, flat[start : start + size]
 
 
 class _Words(NamedTuple):
@@ -444,10 +443,8 @@ def _draw_chunk(out: npt.NDArray[Any], table: _lattice.Table, words: _Words, exa
     """Draws anew, from other words, whatever C leaves to us and does not stand."""
 
     def draw(part: npt.NDArray[Any], number: int) -> list[_kernels.Undecided]:
-        given = (table.arrays, words.key, words.chunk, words.retry(number))
-        if not table.arrays.block_bits:
-            return _kernels.lattice_points(part, *given, words.backend)
-        return _kernels.lattice_blocks(part, *given, exact_only, words.backend)
+        given = (table.arrays, words.key, words.chunk, words.retry(number), exact_only, words.backend)
+        return _kernels.lattice(part, *given)
 
     used = 0
     for place, undecided in enumerate(draw(out, 0)):
@@ -467,11 +464,31 @@ def _up(number: float) -> float:
     return math.nextafter(number, math.inf)
 
 
-def _within(name: str, value: object, least: float, largest: float, dtype: np.dtype[Any]) -> float:
-    number = positive(name, value)
-    if not least <= number <= largest:
-        raise InvalidArgumentError(f"{name} for {dtype} must be in [{least}, {largest}], got {number!r}")
-    return number
+class _Range(NamedTuple):
+    """What a law's parameter may be, by the name that its function gives it."""
+
+    name: str
+    least: float
+    largest: dict[np.dtype[Any], float]
+
+
+def _integers(
+    draw: Callable[[npt.NDArray[Any], float, bytes | None], None],
+    size: object,
+    dtype: npt.DTypeLike,
+    allowed: _Range,
+    value: object,
+    insecure_key: bytes | None,
+) -> npt.NDArray[Any]:
+    """A new array, filled by `draw` with variates of a law whose parameter is `value`."""
+    out = _empty(size, dtype, tuple(allowed.largest))
+    number, largest = positive(allowed.name, value), allowed.largest[out.dtype]
+    if not allowed.least <= number <= largest:
+        raise InvalidArgumentError(
+            f"{allowed.name} for {out.dtype} must be in [{allowed.least}, {largest}], got {number!r}"
+        )
+    draw(out, number, insecure_key)
+    return out
 
 
 def _empty(size: object, dtype: npt.DTypeLike, allowed: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any]:

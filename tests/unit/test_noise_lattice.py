@@ -211,13 +211,13 @@ def test_the_last_cell_is_drawn_where_it_must(monkeypatch):
     monkeypatch.setattr(_lattice, "tables", lambda *_: (odd,))
     monkeypatch.setattr(_lattice.Table, "settled", lambda *_: 10**6)
     out = np.empty(50_000, np.int32)
-    noise.draw_lattice(out, "skellam", 200.0, key_of("last"))
+    noise.draw_lattice("skellam", out, 200.0, key_of("last"))
     share = np.mean(out == 10**6)
     assert abs(share - half[-1] / 2**32) < 5 * np.sqrt(share / out.size)
     answers = iter([None, 7] * out.size)
     monkeypatch.setattr(_lattice.Table, "settled", lambda *_: next(answers))
     again = np.empty(50_000, np.int32)
-    noise.draw_lattice(again, "skellam", 200.0, key_of("last"))
+    noise.draw_lattice("skellam", again, 200.0, key_of("last"))
     kept = out != 10**6
     assert np.array_equal(again[kept], out[kept])
     assert np.abs(again[~kept]).max() < 300
@@ -229,7 +229,7 @@ def test_the_last_cell_is_drawn_where_it_must(monkeypatch):
 @pytest.mark.parametrize(("name", "parameter"), WIDE)
 def test_the_filter_decides_as_integers_do(name, parameter):
     found, out = table(name, parameter), np.empty(3000, np.int64)
-    undecided = _kernels.lattice_blocks(out, found.arrays, key_of(name), 0, 0, exact_only=True)
+    undecided = _kernels.lattice(out, found.arrays, key_of(name), 0, 0, exact_only=True)
     assert len(undecided) > 5
     for one in undecided:
         assert abs(one.gap) > 2.0**-36
@@ -263,7 +263,7 @@ def test_integers_alone_follow_the_same_law():
     """All comparisons in integers: mean and variance within 5 standard errors; false alarm below 2e-6."""
     for name, parameter, mean, variance in (("poisson", 1e6, 1e6, 1e6), ("skellam", 2.0**30, 0.0, 2.0**30)):
         out = np.empty(20_000, np.int64)
-        noise.draw_lattice(out, name, parameter, key_of(name, "integers"), exact_only=True)
+        noise.draw_lattice(name, out, parameter, key_of(name, "integers"), exact_only=True)
         z = (out - mean) / np.sqrt(variance)
         assert abs(z.mean()) < 5 / np.sqrt(z.size)
         assert abs((z * z).mean() - 1) < 5 * np.sqrt(2 / z.size)
@@ -273,7 +273,7 @@ def test_what_integers_refuse_is_drawn_anew(monkeypatch):
     """An oracle that refuses everything once changes exactly the undecided ones, and only those."""
     before, after = np.empty(3000, np.int64), np.empty(3000, np.int64)
     key, refused = key_of("anew"), set()
-    undecided = _kernels.lattice_blocks(before, table("poisson", 1e6).arrays, key, 0, 0, exact_only=True)
+    undecided = _kernels.lattice(before, table("poisson", 1e6).arrays, key, 0, 0, exact_only=True)
 
     def settled(self, found, more):
         seen = found.uniform in refused
@@ -281,7 +281,7 @@ def test_what_integers_refuse_is_drawn_anew(monkeypatch):
         return found.value if seen or len(refused) > len(undecided) + 50 else None
 
     monkeypatch.setattr(_lattice.Table, "settled", settled)
-    noise.draw_lattice(after, "poisson", 1e6, key, exact_only=True)
+    noise.draw_lattice("poisson", after, 1e6, key, exact_only=True)
     places = {one.position for one in undecided}
     assert set(np.flatnonzero(before != after)) <= places
     assert np.count_nonzero(before != after) > 0.9 * len(places)
@@ -293,7 +293,7 @@ def test_what_integers_refuse_is_drawn_anew(monkeypatch):
 @pytest.mark.parametrize(("name", "parameter"), NARROW)
 def test_points_equal_the_twin(name, parameter):
     out = np.empty(1500, np.int64)
-    noise.draw_lattice(out, name, parameter, key_of(name))
+    noise.draw_lattice(name, out, parameter, key_of(name))
     assert out.tolist() == reference.points(table(name, parameter).arrays, key_of(name), out.size)
 
 
@@ -302,8 +302,8 @@ def test_points_equal_the_twin(name, parameter):
 def test_all_backends_and_dtypes_give_the_same(backend, name, parameter):
     for length in (0, 1, 511, 512, 513, 2 * _kernels.LATTICE_CHUNK // 3, _kernels.LATTICE_CHUNK + 7):
         expected, found = np.empty(length, np.int64), np.empty(length, np.int32)
-        noise.draw_lattice(expected, name, parameter, key_of(name), backend=_kernels.backends()[-1])
-        noise.draw_lattice(found, name, parameter, key_of(name), backend=backend)
+        noise.draw_lattice(name, expected, parameter, key_of(name), backend=_kernels.backends()[-1])
+        noise.draw_lattice(name, found, parameter, key_of(name), backend=backend)
         assert np.array_equal(found, expected)
 
 
