@@ -1,4 +1,4 @@
-"""Noise samplers beside a ceiling, and beside numpy's and torch's, which are neither exact nor cryptographic.
+"""Noise samplers beside a ceiling, and beside OpenDP's, and numpy's and torch's, which are not exact.
 
 The ceiling of a sampler is the generator alone, as many bytes as its variates take at least.
 """
@@ -20,6 +20,8 @@ MEAN = 100.0  # of each of the two Poisson variables behind Skellam noise
 TORCH32, TORCH64 = "torch.randn, float32", "torch.randn, float64"
 NUMPY32, NUMPY64 = "numpy standard_normal, float32", "numpy standard_normal, float64"
 POISSONS = "numpy's difference of two Poissons"
+OPENDP = "OpenDP's discrete Gaussian"
+OPENDP_PART = 100  # of the variates of a turn, OpenDP draws one in so many: its times count as often
 
 
 class Sampler(NamedTuple):
@@ -34,9 +36,10 @@ def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -
     """Variates a second, ratios to peers and to the ceiling in the same run, and goals.
 
     All take turns; speeds are medians, and ratios are medians of the ratios within a turn. One thread.
-    Peers: `numpy.random.Generator` (PCG64) and, where it is installed, `torch.randn` (Mersenne Twister).
+    Peers: `numpy.random.Generator` (PCG64) and, where they are installed, `torch.randn` (Mersenne Twister)
+    and OpenDP's `make_gaussian` on int64 vectors, exact as ours, for a hundredth of a turn's variates.
     """
-    ours, peers = _ours(length, stddev), _peers(length)
+    ours, peers = _ours(length, stddev), _peers(length, stddev)
     blocks = {name: length * sampler.bytes_a_variate // 64 for name, sampler in ours.items()}
     ceilings = {
         f"generator for {name}": partial(_keystream, np.empty(64 * n, np.uint8))
@@ -46,6 +49,8 @@ def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -
     backends = _backends(length)
     calls = {name: sampler.call for name, sampler in ours.items()} | ceilings | peers | backends
     taken = turns(calls, repeats)
+    if OPENDP in taken:
+        taken[OPENDP] = [OPENDP_PART * seconds for seconds in taken[OPENDP]]
 
     def ratio(peer: str, name: str) -> float:
         return statistics.median(p / t for p, t in zip(taken[peer], taken[name], strict=True))
@@ -70,10 +75,10 @@ def _ours(length: int, stddev: float) -> dict[str, Sampler]:
     variance = 2.0 * MEAN
     return {
         "discrete_gaussian, int64": Sampler(
-            lambda: noise.discrete_gaussian(length, stddev), 6, {TORCH32: 2.0}
+            lambda: noise.discrete_gaussian(length, stddev), 6, {TORCH32: 2.0, OPENDP: 1e4}
         ),
         "discrete_gaussian, int32": Sampler(
-            lambda: noise.discrete_gaussian(length, stddev, np.int32), 6, {TORCH32: 3.0}
+            lambda: noise.discrete_gaussian(length, stddev, np.int32), 6, {TORCH32: 3.0, OPENDP: 1e4}
         ),
         "release, float32": Sampler(lambda: noise.release(vector, 1.0, 1.1), 0, {}),
         "skellam, int32": Sampler(lambda: noise.skellam(length, variance, np.int32), 4, {POISSONS: 30.0}),
@@ -95,7 +100,7 @@ def _backends(length: int) -> dict[str, Callable[[], object]]:
             noise.draw_discrete_gaussian, integers, 1000.0, backend=backend
         )
         calls[f"skellam, int32, {backend.name}"] = partial(
-            noise.draw_lattice, skellam, "skellam", 2.0 * MEAN, backend=backend
+            noise.draw_lattice, "skellam", skellam, 2.0 * MEAN, backend=backend
         )
         for dtype in (np.float32, np.float64):
             calls[f"gaussian, {np.dtype(dtype)}, {backend.name}"] = partial(
@@ -108,7 +113,7 @@ def _keystream(out: Any) -> None:
     _kernels.noise_keystream(out, bytes(32))
 
 
-def _peers(length: int) -> dict[str, Callable[[], object]]:
+def _peers(length: int, stddev: float) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     peers: dict[str, Callable[[], object]] = {
         NUMPY32: lambda: rng.standard_normal(length, np.float32),
@@ -120,7 +125,17 @@ def _peers(length: int) -> dict[str, Callable[[], object]]:
 
         peers[TORCH32] = lambda: torch.randn(length)
         peers[TORCH64] = lambda: torch.randn(length, dtype=torch.float64)
+    if find_spec("opendp"):
+        peers[OPENDP] = _opendp(length // OPENDP_PART, stddev)
     return peers
+
+
+def _opendp(length: int, stddev: float) -> Callable[[], object]:
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T=float)
+    return partial(dp.m.make_gaussian(*space, scale=stddev), [0] * length)
 
 
 def describe(result: dict[str, Any]) -> list[str]:
