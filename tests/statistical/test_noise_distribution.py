@@ -15,6 +15,7 @@ from scipy import stats
 
 from fedsec import noise
 
+LONG = os.environ.get("FEDSEC_LONG") == "1"
 ALARM = 1e-6
 SIGMAS = stats.norm.isf(ALARM / 2 / 4)  # four moments, two sides: 5.16 standard errors
 WRONG_SCALES = [0.98, 1.02]
@@ -128,18 +129,17 @@ def long_form(stddev, total, piece=2**24):
 
 @pytest.mark.parametrize("stddev", [2.7, 40.0])
 def test_the_long_form(stddev):
-    """2^24 variates; 2^30 with FEDSEC_LONG_STATISTICS=1. The control is 1 % off, or 0.1 %."""
-    long = os.environ.get("FEDSEC_LONG_STATISTICS") == "1"
-    total = 2**30 if long else 2**24
+    """2^24 variates; 2^30 with FEDSEC_LONG=1. The control is 1 % off, or 0.1 %."""
+    total = 2**30 if LONG else 2**24
     counts, beyond = long_form(stddev, total)
     reach = len(counts) // 2
     law = reference.mass(stddev, reach)
     found = chi_square_p(counts.astype(float), law)
     assert found > ALARM
-    wrong = reference.mass(stddev * (1.001 if long else 1.01), reach)
+    wrong = reference.mass(stddev * (1.001 if LONG else 1.01), reach)
     assert chi_square_p(counts.astype(float), wrong) < ALARM
     assert beyond <= 1  # of an expected 3e-3 at most
-    for deviations in (5.0, 5.5, 6.0) if long else (5.0,):
+    for deviations in (5.0, 5.5, 6.0) if LONG else (5.0,):
         far = np.abs(np.arange(-reach, reach + 1)) > deviations * stddev
         expected = total * law[far].sum()
         print(f"{stddev}: {counts[far].sum()} beyond {deviations} deviations, expected {expected:.1f}")
@@ -274,7 +274,7 @@ def test_tail_of_the_gaussian(dtype):
         assert not tail_is_right(0, expected)
 
 
-@pytest.mark.skipif("FEDSEC_LONG" not in os.environ, reason="a long run, for FEDSEC_LONG=1")
+@pytest.mark.skipif(not LONG, reason="a long run, for FEDSEC_LONG=1")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_gaussian_at_length(dtype):
     """2^30 variates: cells, moments, tails; the controls are scales off by 2^-11, no tail beyond 5.5."""
