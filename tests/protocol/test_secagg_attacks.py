@@ -191,7 +191,7 @@ def test_control_without_verification_a_forged_quorum_opens_the_victim(monkeypat
 class Tireless(Client):
     """The control: agrees and unmasks as often as it is asked."""
 
-    def _claim(self):
+    def _claim(self, following):
         pass
 
     def receive(self, message):
