@@ -14,7 +14,8 @@ see, is an error: `param.grad` stays None.
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import weakref
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import torch
@@ -78,7 +79,8 @@ class BookKeeper:
         self._capture: Capture | None = None
         self._open = False
         self._depth = 0
-        self._stance: AbstractContextManager[Any] = nullcontext()
+        self._running = object()  # stands for this one among those that keep compiled code from running
+        weakref.finalize(self, _let_compiled, self._running)
         self._versions: dict[str, int] = {}
         self._buffers: dict[str, tuple[torch.Tensor, int]] = {}
         self._handles: list[Any] = [
@@ -111,8 +113,7 @@ class BookKeeper:
         """
         whole("rows", rows, minimum=1)
         self.drop()
-        self._stance = _uncompiled()
-        self._stance.__enter__()
+        _keep_uncompiled(self._running)
         self._capture = Capture(self.parameters, rows, seed)
         self._capture.listening = plain_backward
         self._open = True
@@ -123,8 +124,7 @@ class BookKeeper:
 
     def compile_again(self) -> None:
         """Let compiled code run compiled, as it does not from `begin` to `collect` or `drop`."""
-        self._stance.__exit__(None, None, None)
-        self._stance = nullcontext()
+        _let_compiled(self._running)
 
     def drop(self) -> None:
         """Forget what was captured."""
@@ -286,11 +286,24 @@ def _refuse_compiled(model: torch.nn.Module) -> None:
             raise UnsupportedError(f"{which} is compiled already: attach first, then torch.compile")
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
-    """A context in which compiled code runs as it was written: a capture sees nothing of a compiled call."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()  # nothing was compiled
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+# A capture sees nothing of a compiled call, so compiled code runs as it was written while any capture is open
+# in the whole process. A capture may be interrupted and forgotten, and captures need not nest.
+_uncompiled_for: set[object] = set()
+_stances: list[AbstractContextManager[Any]] = []
+
+
+def _keep_uncompiled(token: object) -> None:
+    if not hasattr(torch.compiler, "set_stance"):
+        return
+    _uncompiled_for.add(token)
+    if not _stances and "torch._dynamo" in sys.modules:  # else nothing was compiled
+        _stances.append(torch.compiler.set_stance("force_eager"))
+
+
+def _let_compiled(token: object) -> None:
+    _uncompiled_for.discard(token)
+    while _stances and not _uncompiled_for:
+        _stances.pop().__exit__(None, None, None)
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

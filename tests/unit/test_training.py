@@ -1,5 +1,6 @@
 """`fedsec.attach`: steps, gradients and what is refused, on loops as users write them."""
 
+import gc
 import io
 import itertools
 import json
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import fedsec
 from fedsec import sampling
-from fedsec.clipping import AdaptiveClipping, PerLayerClipping
+from fedsec.clipping import AdaptiveClipping, BookKeeper, PerLayerClipping, bookkeeping
 from fedsec.errors import (
     BudgetExceededError,
     InvalidArgumentError,
@@ -914,6 +915,7 @@ def test_a_model_compiled_after_trains_as_it_was_written_and_is_evaluated_compil
         compiled_calls.append(graph)
         return graph
 
+    gc.collect()  # what another test left in the middle of a step holds compiled code back until it is gone
     torch._dynamo.reset()
     if in_place:
         loop.model.compile(backend=backend)
@@ -929,6 +931,22 @@ def test_a_model_compiled_after_trains_as_it_was_written_and_is_evaluated_compil
     with torch.no_grad():
         compiled(loop.dataset.tensors[0])
     assert compiled_calls
+
+
+def test_compiled_code_runs_again_however_captures_end():
+    first, second, forgotten = (BookKeeper(classifier()) for _ in range(3))
+    gc.collect()
+    assert not bookkeeping._stances
+    torch.compile(lambda x: x, backend="eager")(torch.ones(1))
+    for keeper in (first, second, forgotten):
+        keeper.begin(2)
+    first.drop()  # not in the order in which they began
+    assert bookkeeping._stances
+    second.drop()
+    assert bookkeeping._stances
+    del keeper, forgotten
+    gc.collect()
+    assert not bookkeeping._stances
 
 
 # ---- loaders
