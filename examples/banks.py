@@ -121,8 +121,11 @@ def main() -> None:
                 outcome = "stopped: the ledger is spent"
             results = {"outcome": outcome, **scores(model, test)}
             report = PrivacyReport.of(federation, title=f"Banks: {name}", results=results, ledger=ledger)
-            print(f"{name}, {report.record['charges']} of {options.rounds} rounds, {results}")
-            print(f"  alone epsilon {federation.spent().epsilon:.4f}; ledger {ledger.epsilon():.4f}")
+            print(f"{name}: {report.record['charges']} of {options.rounds} rounds")
+            for figure, value in results.items():
+                print(f"  {figure}: {value if isinstance(value, str) else f'{value:.3f}'}")
+            print(f"  epsilon of this model: {federation.spent().epsilon:.4f}")
+            print(f"  epsilon of the ledger: {ledger.epsilon():.4f}")
         print(f"ledger of {ledger.verify()} entries, head {ledger.head}")
         if options.report:
             print(f"wrote {report.write(options.report)}")

@@ -144,12 +144,20 @@ def main() -> None:
             errors.append((model(days[:, :KNOWN]) - days[:, KNOWN:]).abs().mean())
         return 10.0 * float(torch.stack(errors).mean())
 
-    before = error(model)
+    unchanged = error(model)
     run = simulate(federation, contribute)
-    results = {"error, F": error(model), "error of 'as it is now', F": before, "rounds aborted": run.aborted}
+    evenings = 10.0 * scaled[:, TRAINED - 1 :, KNOWN:]
+    results = {
+        "error, F": error(model),
+        "error of 'as it is now', F": unchanged,
+        "error of 'as yesterday', F": float((evenings[:, 1:] - evenings[:, :-1]).abs().mean()),
+        "rounds aborted": run.aborted,
+    }
     report = PrivacyReport.of(Study(federation), title="City: statistics and a forecast", results=results)
     print(report.sentence)
-    print(f"{results}; the model alone epsilon {federation.spent().epsilon:.4f}; {run.seconds:.0f} s")
+    for name, value in results.items():
+        print(f"{name}: {value:.3g}")
+    print(f"epsilon of the model alone: {federation.spent().epsilon:.4f}; {run.seconds:.0f} s")
     if options.report:
         print(f"wrote {report.write(options.report)}")
 

