@@ -139,13 +139,14 @@ class Round:
         make = contributions.clipped if plan.private else contributions.weighted
         self._accept(client, make(plan, self.mechanism, space, update, weight))
 
-    def submit_records(
-        self, client: int, dataset: Any, loss: Loss, model: torch.nn.Module | None = None
-    ) -> None:
+    def submit_records(self, client: int, dataset: Any, loss: Loss) -> None:
         """Draws the client's Poisson sample, clips each record's gradient and submits their sum.
 
         With local noise the client instead trains privately by itself, `local_steps` such steps each
         with its own noise, and submits the change of its model.
+
+        Gradients are taken at the global model. Layers of a client's own have no place here: had they learnt
+        from the records, one record would change the gradients of the others, which nothing bounds.
 
         Parameters
         ----------
@@ -155,10 +156,6 @@ class Round:
         loss : callable
             ``loss(output, target)`` for a batch of one record: a single number. It runs under
             `torch.func.vmap`, for each record alone.
-        model : Module, optional
-            The client's own copy of the global model, with its own local layers, where `parameters` chose
-            what is exchanged; the exchanged ones must be the global model's. The local ones must not depend
-            on the records: one record would then change the gradients of others, which nothing bounds.
 
         Raises
         ------
@@ -176,15 +173,14 @@ class Round:
         if records is None or self._sums is None:
             raise UnsupportedError("submit_records needs unit='record', here the unit is the client")
         seen = self._require_declared(require_records(dataset), records.num_records)
-        start = self._model if model is None else self._require_global(model)
         started = time.perf_counter()
         try:
             contribution = (
                 contributions.privately_trained(
-                    self._plan, self.mechanism, records, self._space, self._sums, start, dataset, loss
+                    self._plan, self.mechanism, records, self._space, self._sums, self._model, dataset, loss
                 )
                 if self._plan.noise == "local"
-                else contributions.summed(self._plan, self.mechanism, self._sums, start, dataset, loss)
+                else contributions.summed(self._plan, self.mechanism, self._sums, self._model, dataset, loss)
             )
         except (NonFiniteError, UnsupportedError):  # another draw would select by what is in records
             self.drops[client] = "upload"
@@ -284,15 +280,6 @@ class Round:
             contribution.integers.fill(0)
             contribution = replace(contribution, integers=contribution.integers[:0].copy())
         self._contributions[client] = contribution
-
-    def _require_global(self, model: torch.nn.Module) -> torch.nn.Module:
-        """A client's model whose exchanged tensors are the global ones."""
-        if not isinstance(model, torch.nn.Module):
-            raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        for name, difference in self._space.difference(model, self._model).items():
-            if bool(difference.any()):
-                raise InvalidArgumentError(f"{name} is exchanged: it must be the global model's")
-        return model
 
     def _require_open(self) -> None:
         if not self._open:
