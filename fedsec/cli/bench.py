@@ -11,7 +11,7 @@ import click
 from fedsec.cli.output import print_json
 
 
-@click.command()
+@click.command(epilog="Example: fedsec bench masks --json")
 @click.argument(
     "what",
     type=click.Choice(
@@ -24,19 +24,21 @@ from fedsec.cli.output import print_json
     is_flag=True,
     help="Smaller sizes for secagg and simulator, no large model for training: not minutes, but seconds.",
 )
+@click.option("--quiet", is_flag=True, help="Do not say what is being measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(what: str, quick: bool, as_json: bool) -> None:
+def bench(what: str, quick: bool, quiet: bool, as_json: bool) -> None:
     """Measure this machine: seconds, and ratios to numpy, torch and other packages in the same run."""
     from fedsec.measure import accounting, distributed, figures, masks, noise
 
+    say = _nothing if quiet else _say
     rooms: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], list[str]]]] = {
         "masks": (masks.masked_sum, masks.describe),
         "noise": (noise.samplers, noise.describe),
-        "secagg": (partial(figures.figures, quick, _say), figures.describe),
+        "secagg": (partial(figures.figures, quick, say), figures.describe),
         "distributed": (distributed.pipelines, distributed.describe),
         "accounting": (accounting.accountant, accounting.describe),
         "training": (partial(_training, quick), _describe_training),
-        "simulator": (partial(_simulator, quick), _describe_simulator),
+        "simulator": (partial(_simulator, quick, say), _describe_simulator),
     }
     chosen = rooms if what == "all" else {what: rooms[what]}
     results = {name: measure() for name, (measure, _) in chosen.items()}
@@ -59,10 +61,10 @@ def _describe_training(result: dict[str, Any]) -> list[str]:
     return training.describe(result)
 
 
-def _simulator(quick: bool) -> dict[str, Any]:
+def _simulator(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     from fedsec.measure import simulator  # needs torch
 
-    return simulator.figures(quick, _say)
+    return simulator.figures(quick, say)
 
 
 def _describe_simulator(result: dict[str, Any]) -> list[str]:
@@ -73,3 +75,7 @@ def _describe_simulator(result: dict[str, Any]) -> list[str]:
 
 def _say(name: str) -> None:
     click.echo(f"measuring: {name}", err=True)
+
+
+def _nothing(name: str) -> None:
+    pass

@@ -10,7 +10,7 @@ from fedsec.cli.output import Whole
 from fedsec.errors import MissingExtraError
 
 
-@click.command()
+@click.command(epilog="Example: fedsec demo --clients 20 --target-epsilon 2 --report run.html")
 @click.option(
     "--data", default="digits", show_default=True, help="digits, or a path: MNIST as .npz, IDX, .pkl.gz."
 )
@@ -27,6 +27,7 @@ from fedsec.errors import MissingExtraError
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of model, partition and lost clients.")
 @click.option("--threads", type=Whole(1), default=1, show_default=True, help="Of torch.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--report",
@@ -37,7 +38,13 @@ from fedsec.errors import MissingExtraError
     "--include-operator-data", is_flag=True, help="In a .html report: who took part, norms, clipped share."
 )
 def demo(
-    data: str, threads: int, as_json: bool, path: str | None, include_operator_data: bool, **choices: Any
+    data: str,
+    threads: int,
+    quiet: bool,
+    as_json: bool,
+    path: str | None,
+    include_operator_data: bool,
+    **choices: Any,
 ) -> None:
     """Train privately on real handwritten digits, securely aggregated, in this process."""
     from fedsec.report import require_target
@@ -52,7 +59,7 @@ def demo(
     torch.set_num_threads(threads)
     options = run.Options(target_delta=choices.pop("delta"), **choices)
     dataset = load(data)
-    with show.progress_bar(Console(stderr=True), options.rounds) as on_round:
+    with show.progress_bar(Console(stderr=True, quiet=quiet), options.rounds) as on_round:
         result = run.run(dataset, options, on_round)
     report = show.report(result)
     if target is not None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 
 import fedsec
@@ -340,17 +341,22 @@ def test_interruption_is_not_an_error_trace(capsys, monkeypatch):
 
 def test_version_and_help(capsys):
     assert run("--version", capsys) == (0, f"fedsec, version {fedsec.__version__}\n", "")
-    for line in (
-        "--help",
-        "epsilon --help",
-        "calibrate --help",
-        "curve --help",
-        "demo --help",
-        "bench --help",
-    ):
-        status, out, err = run(line, capsys)
-        assert (status, err) == (0, "")
-        assert "Usage: fedsec" in out
+    status, out, err = run("--help", capsys)
+    assert (status, err) == (0, "")
+    assert "Usage: fedsec" in out
+
+
+def leaves(command, *names):
+    if not isinstance(command, click.Group):
+        return [names]
+    return [leaf for name, below in command.commands.items() for leaf in leaves(below, *names, name)]
+
+
+@pytest.mark.parametrize("names", leaves(cli.commands), ids=" ".join)
+def test_the_help_of_each_command_has_an_example(capsys, names):
+    status, out, err = run(" ".join([*names, "--help"]), capsys)
+    assert (status, err) == (0, "")
+    assert f"Example: fedsec {' '.join(names)} " in out.replace("\n", " ").replace("  ", " ")
 
 
 def program(*arguments, **environment):

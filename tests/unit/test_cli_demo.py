@@ -36,6 +36,16 @@ def test_tables_name_relation_and_sampler(capsys):
         assert words in text
 
 
+@pytest.mark.parametrize(("extra", "shown"), [([], True), (["--quiet"], False)])
+def test_a_terminal_gets_a_progress_bar_unless_it_wants_quiet(capsys, monkeypatch, extra, shown):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what a terminal is to rich
+    assert cli.main([*SHORT, "--json", *extra]) == 0
+    printed = capsys.readouterr()
+    assert ("survivors" in printed.err) is shown
+    assert shown or printed.err == ""
+    json.loads(printed.out)
+
+
 def test_a_report_and_its_picture_are_written(capsys, tmp_path):
     target = tmp_path / "run.json"
     assert cli.main([*SHORT, "--report", str(target), "--json"]) == 0
