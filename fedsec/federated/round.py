@@ -160,8 +160,9 @@ class Round:
         Raises
         ------
         NonFiniteError
-            A record's gradient is NaN or infinite. The client is out for this round: another draw would
-            select among samples by what is in them.
+            A record's gradient is NaN or infinite. The round ends, and nothing of it is released: without the
+            client the sum would lack all its records because of one, and another draw would select among
+            samples by what is in them.
         InvalidArgumentError, InvalidTypeError, UnsupportedError
             As for `submit`; a data set without records or with more than declared; a model that mixes
             records.
@@ -182,8 +183,8 @@ class Round:
                 if self._plan.noise == "local"
                 else contributions.summed(self._plan, self.mechanism, self._sums, self._model, dataset, loss)
             )
-        except (NonFiniteError, UnsupportedError):  # another draw would select by what is in records
-            self.drops[client] = "upload"
+        except (NonFiniteError, UnsupportedError):  # what a release would be like hung on one record
+            self.close()
             raise
         self.training_seconds += time.perf_counter() - started
         self._accept(client, contribution)

@@ -458,14 +458,21 @@ def test_the_budget_is_checked_again_before_the_release():
     assert federation.spent().epsilon <= 6.0
 
 
-def test_a_client_whose_records_were_refused_gets_no_second_draw():
-    """Trying again until no bad record is drawn would select samples by their content."""
-    rnd = next(federate(num_clients=3, **{**RECORD, "sampling_probability": 1.0}).rounds())
-    bad = TensorDataset(torch.full((5, 4), math.nan), torch.ones(5, 1))
+def test_one_record_without_a_gradient_ends_the_round():
+    """A sum without the client's other records, or a second draw, would tell that the record is there."""
+    federation = federate(num_clients=3, **{**RECORD, "sampling_probability": 1.0})
+    before = flat(federation.model)
+    rnd = next(federation.rounds())
+    rnd.submit_records(1, shard(5), squared_error)
+    inputs = shard(5).tensors[0].clone()
+    inputs[2] = math.nan
     with pytest.raises(NonFiniteError):
-        rnd.submit_records(0, bad, squared_error)
-    with pytest.raises(InvalidArgumentError, match="dropped out"):
-        rnd.submit_records(0, shard(5), squared_error)
+        rnd.submit_records(0, TensorDataset(inputs, shard(5).tensors[1]), squared_error)
+    for afterwards in (lambda: rnd.submit_records(0, shard(5), squared_error), rnd.finish):
+        with pytest.raises(ProtocolError, match="has ended"):
+            afterwards()
+    assert torch.equal(flat(federation.model), before)
+    assert federation.spent().epsilon == 0.0
 
 
 def test_who_says_it_is_lost_at_unmask_but_never_submits_is_lost_at_upload():
