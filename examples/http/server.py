@@ -44,7 +44,7 @@ class Session:
         """What asks a client for its message of a phase: bytes, "wait", or None if it is out."""
         with self.changed:
             is_there = self.changed.wait_for(lambda: self._reached(phase), POLL_SECONDS)
-            return self.outbox.get((client_id, phase)) if is_there else "wait"
+            return self.outbox.get(phase, {}).get(client_id) if is_there else "wait"
 
     def _reached(self, phase):
         return PHASES.index(self.server.phase) >= PHASES.index(phase)
@@ -59,7 +59,7 @@ class Session:
                 finally:
                     self.changed.notify_all()
                 self.due, self.arrived, self.seconds = set(answers), set(), self.patience
-                self.outbox |= {(client, self.server.phase): message for client, message in answers.items()}
+                self.outbox[self.server.phase] = answers
 
 
 def handler(session):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, cast
@@ -82,7 +82,7 @@ class Round:
             number: secagg.Client(self.config, number, signer, policy=policy, store=store)
             for number, signer in enumerate(signers)
         }
-        self.inbox = dict.fromkeys(self.clients, b"")
+        self.inbox: Mapping[int, bytes] = dict.fromkeys(self.clients, b"")
         self.spent: dict[str, Spent] = {}
         self._cold, self._clock = cold, clock
         self.make_vector: Callable[[], npt.NDArray[np.integer[Any]]] = lambda: self.vector
@@ -113,9 +113,9 @@ class Round:
                 spent.clients.append(seconds)
             spent.bytes_up.append(len(message))
             spent.server += self._timed(partial(self.server.receive, client, message))[1]
-        self.inbox, seconds = self._timed(self.server.close_phase)
-        spent.bytes_down = [len(message) for message in self.inbox.values()]
-        spent.server += seconds
+        self.inbox, closing = self._timed(self.server.close_phase)
+        spent.bytes_down, answering = self._timed(lambda: [len(one) for one in self.inbox.values()])
+        spent.server += closing + answering
         return spent
 
     def answer(self, number: int, cold: bool = False) -> tuple[bytes, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from math import ceil
 from time import perf_counter
@@ -18,6 +18,7 @@ from fedsec.secagg._machine import PHASES, Phase, phases
 from fedsec.secagg.client import Client
 from fedsec.secagg.config import Config, Policy
 from fedsec.secagg.identities import Identity
+from fedsec.secagg.outbox import Outbox
 from fedsec.secagg.parameters import MAX_ATTEMPTS, Parameters, recommend
 from fedsec.secagg.server import Server
 from fedsec.secagg.store import SessionStore
@@ -160,9 +161,9 @@ class LocalSession:
         """The upload of a client that is awaited: (vector_length,) integers, as for `Client.submit`."""
         if client not in self._inbox or self._is_silent(client, Phase.UPLOAD):
             raise InvalidArgumentError(f"client must be one whose upload is awaited, got {client}")
-        started = perf_counter()
+        message, started = self._read(Phase.UPLOAD, client, self._inbox), perf_counter()
         self._clients[client].submit(vector)
-        self._answer(Phase.UPLOAD, client, self._inbox[client], started)
+        self._answer(Phase.UPLOAD, client, message, started)
         del self._inbox[client]
         self._num_uploads += 1
 
@@ -180,16 +181,23 @@ class LocalSession:
         """One session; the seconds and bytes of attempts before it stay on the account."""
         self._server, self._clients = Server(config), _clients(config, identities)
         self._phases, self._num_uploads, self._busy = phases(config), 0, 0.0
-        inbox = dict.fromkeys(self._clients, b"")
+        inbox: MutableMapping[int, bytes] = dict.fromkeys(self._clients, b"")
         for phase in self._phases[: self._phases.index(Phase.UPLOAD)]:
             inbox = self._phase(phase, inbox)
         self._inbox = inbox
 
-    def _phase(self, phase: Phase, inbox: Mapping[int, bytes]) -> dict[int, bytes]:
+    def _phase(self, phase: Phase, inbox: Mapping[int, bytes]) -> Outbox:
         at_work = [client for client in inbox if not self._is_silent(client, phase)]
         for client in at_work:
-            self._answer(phase, client, inbox[client], perf_counter())
+            self._answer(phase, client, self._read(phase, client, inbox), perf_counter())
         return self._close(phase, len(at_work))
+
+    def _read(self, phase: Phase, client: int, inbox: Mapping[int, bytes]) -> bytes:
+        """What the server says to a client, which it makes only now."""
+        started = perf_counter()
+        message = inbox[client]
+        self._seconds_of(phase)["server"] += perf_counter() - started
+        return message
 
     def _answer(self, phase: Phase, client: int, message: bytes, started: float) -> None:
         party = self._clients[client]
@@ -200,7 +208,7 @@ class LocalSession:
         self._seconds_of(phase)["server"] += perf_counter() - answered
         self._sent[client] = self._sent.get(client, 0) + len(answer)
 
-    def _close(self, phase: Phase, num_at_work: int) -> dict[int, bytes]:
+    def _close(self, phase: Phase, num_at_work: int) -> Outbox:
         started = perf_counter()
         answers = self._server.close_phase()
         self._seconds_of(phase)["server"] += perf_counter() - started

@@ -382,7 +382,7 @@ class _Session:
     def finish(self, replies: Iterable[Message]) -> npt.NDArray[Any]:
         """The uploads, the agreement, and the sum's residues."""
         self._take(replies)
-        answers = self._server.close_phase()
+        answers: Mapping[int, bytes] = self._server.close_phase()
         while self._server.phase is not Phase.DONE:
             answers = self._exchange(self._asking(answers))
         return self._server.result()
@@ -395,7 +395,7 @@ class _Session:
             client: Asked(records.ANSWER, session_id, payload, terms) for client, payload in answers.items()
         }
 
-    def _exchange(self, asking: Mapping[int, Asked]) -> dict[int, bytes]:
+    def _exchange(self, asking: Mapping[int, Asked]) -> Mapping[int, bytes]:
         """One phase: everybody is asked, whoever answers in time is heard."""
         requests = [records.request(self._originals[client], one) for client, one in asking.items()]
         self._take(self._grid.send_and_receive(requests, timeout=self._timeout))
