@@ -59,6 +59,10 @@ class CommitteeLostError(AggregationAborted):
     """A client that was to reveal its part of the graph is gone: a fresh session may go better."""
 
 
+class WorkerLostError(FedsecError):
+    """A process of a simulation ended before its time: the round it worked for releases nothing."""
+
+
 class DataFormatError(FedsecError, ValueError):
     """A data file that is missing, unreadable, or not of a known format."""
 

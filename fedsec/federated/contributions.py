@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Contribution:
     l2_norm: float | None = None
     num_units: int = 1
     num_clipped: int = 0
+    num_held: int = 0  # records of the client, drawn or not
 
 
 def weighted(
@@ -68,15 +69,15 @@ def summed(
     """Minus the sum of clipped gradients over a Poisson sample: the direction of descent."""
     drawn = sums.draw(model, dataset, loss, plan.rule)
     vector = plan.with_count(-drawn.vector, drawn.num_records, drawn.num_clipped)
-    return Contribution(mechanism.encode(vector), None, drawn.num_records, drawn.num_clipped)
+    return Contribution(mechanism.encode(vector), None, drawn.num_records, drawn.num_clipped, len(dataset))
 
 
 def privately_trained(
-    plan: Plan, mechanism: Mechanism, records: RecordPlan, space: ParameterSpace, sums: RecordSums,
-    model: torch.nn.Module, dataset: Any, loss: Loss,
+    plan: Plan, mechanism: Mechanism, space: ParameterSpace, sums: RecordSums, model: torch.nn.Module,
+    dataset: Any, loss: Loss,
 ) -> Contribution:  # fmt: skip
     """The change of the model over the client's own steps of private SGD, each with its own noise."""
-    local = copy.deepcopy(model)
+    local, records = copy.deepcopy(model), cast(RecordPlan, plan.records)
     scale = -records.local_learning_rate / records.expected_records
     num_units = num_clipped = 0
     for _ in range(records.local_steps):
@@ -85,4 +86,4 @@ def privately_trained(
         space.add_(local, scale * noisy)
         num_units, num_clipped = num_units + step.num_records, num_clipped + step.num_clipped
     update = space.flatten(space.difference(local, model))
-    return Contribution(mechanism.encode(update), None, num_units, num_clipped)
+    return Contribution(mechanism.encode(update), None, num_units, num_clipped, len(dataset))

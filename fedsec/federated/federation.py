@@ -12,6 +12,7 @@ References
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -33,6 +34,7 @@ from fedsec.errors import (
 from fedsec.federated import state as saving
 from fedsec.federated.aggregation import Aggregate, Schedule
 from fedsec.federated.budget import Budget
+from fedsec.federated.clients import Configuration
 from fedsec.federated.mechanism import Reals
 from fedsec.federated.parameters import Chosen, ParameterSpace
 from fedsec.federated.plan import Guarantee, make_plan
@@ -169,12 +171,7 @@ class Federation:
         self.strategy = FedAvg() if strategy is None else strategy
         self.plan = make_plan(self.settings, self._space.dimension)
         self._budget = Budget(self.plan, ledger)
-        records = self.plan.records
-        self._sums = (
-            None
-            if records is None
-            else RecordSums(self._space, records.sampling_probability, records.expected_records)
-        )
+        self._sums = RecordSums.of(self.plan, self._space)
         self._strategy_state: dict[str, Any] = {}
         self._rounds_started = 0
         self._current: Round | None = None
@@ -310,9 +307,12 @@ class Federation:
             self._current.close()
         self._rounds_started += 1
         known = None if lost is None else dict(lost(self._rounds_started, cohort))
-        self._current = Round(
-            self._rounds_started, cohort, self.model, self._space, self.plan, self._sums, known, self._finish
+        # Public, and drawn when who takes part is known: no contribution can be made to suit it.
+        mechanism = self.plan.mechanism.of_round(os.urandom(32))
+        handed_out = Configuration(
+            self._rounds_started, cohort, self.model, self._space, self.plan, mechanism
         )
+        self._current = Round(handed_out, self._sums, known, self._finish)
         return self._current
 
     def _finish(self, current: Round) -> RoundReport:

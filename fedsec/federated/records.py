@@ -23,6 +23,7 @@ from fedsec._checks import whole
 from fedsec.clipping import BookKeeper, ClippingRule, RecordGradients, clipped_sum
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.federated.parameters import ParameterSpace
+from fedsec.federated.plan import Plan
 from fedsec.training import draws, trial
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -49,6 +50,14 @@ class RecordSums:
         self._probability = sampling_probability
         self._rows = min(_ROWS, max(1, round(expected_records)))
         self._tried = False
+
+    @classmethod
+    def of(cls, plan: Plan, space: ParameterSpace) -> RecordSums | None:
+        """What a plan asks for; None where the unit is the client."""
+        records = plan.records
+        if records is None:
+            return None
+        return cls(space, records.sampling_probability, records.expected_records)
 
     def draw(self, model: torch.nn.Module, dataset: Any, loss: Loss, rule: ClippingRule) -> RecordSum:
         """The sum over a Poisson sample of a client's records, drawn from the operating system.

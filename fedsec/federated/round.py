@@ -6,30 +6,18 @@ that the guarantee does not cover are `operator_only`: kept apart, shown only wh
 
 from __future__ import annotations
 
-import copy
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-import torch
-
 from fedsec import secagg
-from fedsec._checks import positive, whole
-from fedsec.errors import (
-    InvalidArgumentError,
-    InvalidTypeError,
-    NonFiniteError,
-    ProtocolError,
-    UnsupportedError,
-)
-from fedsec.federated import contributions
+from fedsec._checks import whole
+from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
 from fedsec.federated.aggregation import Collector, Waiting, collector, uploads
+from fedsec.federated.clients import ClientSide, Configuration
 from fedsec.federated.contributions import Contribution
-from fedsec.federated.parameters import ParameterSpace
-from fedsec.federated.plan import Guarantee, Plan
-from fedsec.federated.records import Loss, RecordSums, require_records
+from fedsec.federated.plan import Guarantee
+from fedsec.federated.records import RecordSums
 
 PHASES = tuple(phase.value for phase in secagg.PHASES)
 
@@ -55,34 +43,22 @@ class RoundReport:
     operator_only: OperatorFigures = field(repr=False)
 
 
-class Round:
+class Round(ClientSide):
     """One round of a federation: made by `Federation.rounds`, finished once or not at all."""
 
     def __init__(
         self,
-        round_id: int,
-        cohort: tuple[int, ...],
-        model: torch.nn.Module,
-        space: ParameterSpace,
-        plan: Plan,
+        configuration: Configuration,
         sums: RecordSums | None,
         lost: Mapping[int, str] | None,
         finish: Callable[[Round], RoundReport],
     ) -> None:
-        self.round_id = round_id
-        self.cohort = cohort
+        super().__init__(configuration, sums)
+        plan, cohort = configuration.plan, configuration.cohort
         self.drops: dict[int, str] = {}
         self.report: RoundReport | None = None
-        self.training_seconds = 0.0
         self._contributions: dict[int, Contribution] = {}
-        self._model = model
-        self._space = space
-        self._plan = plan
-        self._sums = sums
         self._finish = finish
-        # Public, and drawn when who takes part is known: no contribution can be made to suit it.
-        self.mechanism = plan.mechanism.of_round(os.urandom(32))
-        self._records_seen = 0
         self._open = True
         self._collector: Collector | None = None if lost is not None else Waiting(plan, cohort)
         self._streams = False
@@ -100,95 +76,6 @@ class Round:
     def is_open(self) -> bool:
         """Whether the round has yet to end."""
         return self._open
-
-    def model(self) -> torch.nn.Module:
-        """A fresh copy of the global model, for one client to train."""
-        return copy.deepcopy(self._model)
-
-    def submit(self, client: int, local: object, weight: float = 1.0) -> None:
-        """Takes a client's trained model: a Module, or a state dict with the global model's names.
-
-        Where `parameters` chose what is exchanged, the chosen names are enough, and what else there is stays
-        with the client.
-
-        Without privacy, `weight` is the client's weight in the mean, its number of examples or of local
-        rounds. With privacy the mean is uniform over the public expected count, and any other weight is
-        refused: it would scale the update outside of what is clipped. With `max_weight` a weight beyond it
-        counts as `max_weight`.
-
-        Raises
-        ------
-        InvalidArgumentError
-            A client outside the cohort or one that has submitted, other names or shapes, a changed
-            frozen parameter, a weight that is not allowed.
-        InvalidTypeError
-            Not a model or state dict, or tensors of other dtypes.
-        NonFiniteError
-            NaN or infinity in the update.
-        """
-        client = self._require_awaited(client)
-        positive("weight", weight)
-        plan, space = self._plan, self._space
-        if plan.unit == "record":
-            raise UnsupportedError("unit='record' clips the gradient of each record: use submit_records")
-        if plan.private and plan.max_weight is None and weight != 1.0:
-            raise InvalidArgumentError(
-                f"weight must be 1 under differential privacy without max_weight, got {weight!r}"
-            )
-        update = space.difference(local, self._model)
-        make = contributions.clipped if plan.private else contributions.weighted
-        self._accept(client, make(plan, self.mechanism, space, update, weight))
-
-    def submit_records(self, client: int, dataset: Any, loss: Loss) -> None:
-        """Draws the client's Poisson sample, clips each record's gradient and submits their sum.
-
-        With local noise the client instead trains privately by itself, `local_steps` such steps each
-        with its own noise, and submits the change of its model.
-
-        Gradients are taken at the global model. Layers of a client's own have no place here: had they learnt
-        from the records, one record would change the gradients of the others, which nothing bounds.
-
-        Parameters
-        ----------
-        client : int
-        dataset : sized and indexable
-            ``dataset[i]`` is an (input, target) pair; a `TensorDataset` is read at once.
-        loss : callable
-            ``loss(output, target)`` for a batch of one record: a single number. It runs under
-            `torch.func.vmap`, for each record alone.
-
-        Raises
-        ------
-        NonFiniteError
-            A record's gradient is NaN or infinite. The round ends, and nothing of it is released: without the
-            client the sum would lack all its records because of one, and another draw would select among
-            samples by what is in them.
-        InvalidArgumentError, InvalidTypeError, UnsupportedError
-            As for `submit`; a data set without records or with more than declared; a model that mixes
-            records.
-        """
-        client = self._require_awaited(client)
-        if not callable(loss):
-            raise InvalidTypeError(f"loss must be callable, got {loss!r}")
-        records = self._plan.records
-        if records is None or self._sums is None:
-            raise UnsupportedError("submit_records needs unit='record', here the unit is the client")
-        seen = self._require_declared(require_records(dataset), records.num_records)
-        started = time.perf_counter()
-        try:
-            contribution = (
-                contributions.privately_trained(
-                    self._plan, self.mechanism, records, self._space, self._sums, self._model, dataset, loss
-                )
-                if self._plan.noise == "local"
-                else contributions.summed(self._plan, self.mechanism, self._sums, self._model, dataset, loss)
-            )
-        except (NonFiniteError, UnsupportedError):  # what a release would be like hung on one record
-            self.close()
-            raise
-        self.training_seconds += time.perf_counter() - started
-        self._accept(client, contribution)
-        self._records_seen = seen
 
     def drop(self, client: int, phase: str = "upload") -> None:
         """Says that a client is lost: it never sends the message of `phase`.
@@ -237,6 +124,13 @@ class Round:
 
     # The server's side, for the federation.
 
+    def receive(self, client: int, contribution: Contribution, seconds: float = 0.0) -> None:
+        """Takes a contribution that was made in another process, from this round's `configuration`."""
+        client = self._require_awaited(client)
+        self._require_declared(contribution.num_held)
+        self.training_seconds += seconds
+        self._accept(client, contribution)
+
     def lost(self) -> dict[int, str]:
         """The lost clients, each with the phase whose message it never sends."""
         return {
@@ -247,7 +141,7 @@ class Round:
     def collector(self) -> Collector:
         """What adds the contributions up; with losses that are known, made when the first one comes."""
         if self._collector is None:
-            self._collector = collector(self._plan, self.cohort, dict(self.drops))
+            self._collector = collector(self.configuration.plan, self.cohort, dict(self.drops))
         return self._collector
 
     def uploaders(self) -> list[int]:
@@ -257,7 +151,7 @@ class Round:
 
     def opened(self) -> bool:
         """Whether enough clients have lived to sign the survivors, so that shares leave them."""
-        p, lost = self._plan.secagg_parameters, self.lost()
+        p, lost = self.configuration.plan.secagg_parameters, self.lost()
         last = secagg.Phase.UNMASK.value
         signers = [client for client in self.cohort if client not in lost or lost[client] == last]
         return p is not None and len(signers) >= p.min_survivors
@@ -281,6 +175,7 @@ class Round:
             contribution.integers.fill(0)
             contribution = replace(contribution, integers=contribution.integers[:0].copy())
         self._contributions[client] = contribution
+        self._records_seen += contribution.num_held
 
     def _require_open(self) -> None:
         if not self._open:
@@ -300,11 +195,3 @@ class Round:
         if number in self.drops and self.drops[number] not in secagg.AFTER_UPLOAD:
             raise InvalidArgumentError(f"client {number} has dropped out of round {self.round_id}")
         return number
-
-    def _require_declared(self, num_records: int, declared: int) -> int:
-        seen = self._records_seen + num_records
-        if seen > declared:
-            raise InvalidArgumentError(
-                f"num_records was declared as {declared}, but the data sets of this round hold {seen}"
-            )
-        return seen

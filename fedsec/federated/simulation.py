@@ -1,7 +1,8 @@
-"""A whole federation in this process: who is lost when, what each round measured, and where that is written.
+"""A whole federation on this machine: who is lost when, what each round measured, and where that is written.
 
-`simulate` drives a `Federation` as a deployment would, one client at a time: a contribution is masked and
-added as soon as it is there, so that memory holds one client's update beside the sum. Cohorts, noise and
+`simulate` drives a `Federation` as a deployment would, one client at a time, or as many as there are worker
+processes: a contribution is masked and added as soon as it is there, so that memory holds one client's update
+beside the sum. Cohorts, noise and
 masks come from the operating system as always; partitions, models and the schedule of lost clients come
 from seeds.
 """
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedsec._checks import probability, whole
@@ -28,8 +30,8 @@ from fedsec.federated.federation import Federation
 from fedsec.federated.plan import Guarantee
 from fedsec.federated.round import PHASES, OperatorFigures, Round, RoundReport
 from fedsec.federated.settings import SESSION_KEY
+from fedsec.federated.workers import Contribute, Train, trainer
 
-Contribute = Callable[[Round, int], object]
 Evaluate = Callable[[torch.nn.Module], Mapping[str, float]]
 
 
@@ -152,8 +154,10 @@ def simulate(
     log: str | Path | None = None,
     include_operator_data: bool = False,
     progress: bool = False,
+    workers: int = 0,
+    seed: int | None = None,
 ) -> Simulation:
-    """Runs all rounds of a federation in this process.
+    """Runs all rounds of a federation on this machine.
 
     Parameters
     ----------
@@ -162,7 +166,8 @@ def simulate(
     contribute : callable
         ``contribute(rnd, client)`` trains one client and hands in what it has: ``rnd.submit(client, ...)`` or
         ``rnd.submit_records(client, ...)``. It is called for clients that live to upload, one at a time; one
-        for which it submits nothing is lost at its upload.
+        for which it submits nothing is lost at its upload. With `workers` it is pickled, once, and so are its
+        data; what it changes stays in the process where it runs, which is always the same for one client.
     losses : Losses, a callable, or {round: {client: phase}}, optional
         Who is lost. A round with too few survivors is aborted, and counts as one of the rounds.
     evaluate : callable, optional
@@ -176,7 +181,14 @@ def simulate(
     include_operator_data : bool
         Whether the log has figures that no guarantee covers, such as the number of survivors.
     progress : bool
-        A bar on the terminal.
+        A bar on the terminal, on standard error.
+    workers : int >= 0
+        In how many processes clients are trained, each with one thread of torch and at most one update on its
+        way; 0: in this one. A script that asks for some must do so under ``if __name__ == "__main__"``.
+    seed : int >= 0, optional
+        Seeds the global generators of Python, numpy and torch for each client's turn, so that what clients
+        learn from the same model is the same in every run, with any number of workers. Cohorts, rounding,
+        noise and masks are the operating system's all the same.
 
     Returns
     -------
@@ -188,6 +200,8 @@ def simulate(
         An argument is not what it should be.
     BudgetExceededError
         As for `Federation.rounds`. Whatever `contribute` raises is passed on.
+    WorkerLostError
+        A worker process has been killed, or could not start.
     """
     for name, call in {"contribute": contribute, "evaluate": evaluate, "stop": stop}.items():
         if call is not None and not callable(call):
@@ -195,11 +209,18 @@ def simulate(
     history: list[RoundMetrics] = []
     hearers: list[Callable[[RoundMetrics], object]] = [history.append]
     started = time.perf_counter()
-    with _log(log, include_operator_data) as written, _bar(federation, progress) as shown:
+    whole("workers", workers, minimum=0)
+    if seed is not None:
+        whole("seed", seed, minimum=0)
+    with (
+        _log(log, include_operator_data) as written,
+        _bar(federation, progress) as shown,
+        trainer(contribute, workers, seed) as train,
+    ):
         hearers += [one for one in (written, shown, on_round) if one is not None]
         halted = None if stop is None else (lambda _report: bool(stop(history[-1])))
         for rnd in federation.rounds(stop=halted, lost=_schedule(losses)):
-            metrics = _run(federation, rnd, contribute, evaluate)
+            metrics = _run(federation, rnd, train, evaluate)
             for hear in hearers:
                 hear(metrics)
     sent = [one.operator_only.bytes_per_client for one in history if one.operator_only]
@@ -219,11 +240,9 @@ _AGGREGATIONS = {
 }
 
 
-def _run(
-    federation: Federation, rnd: Round, contribute: Contribute, evaluate: Evaluate | None
-) -> RoundMetrics:
+def _run(federation: Federation, rnd: Round, train: Train, evaluate: Evaluate | None) -> RoundMetrics:
     started = time.perf_counter()
-    report = _finished(rnd, contribute)
+    report = _finished(rnd, train)
     return RoundMetrics(
         round_id=rnd.round_id,
         epsilon=(federation.spent() if report is None else report.released).epsilon,
@@ -233,12 +252,10 @@ def _run(
     )
 
 
-def _finished(rnd: Round, contribute: Contribute) -> RoundReport | None:
+def _finished(rnd: Round, train: Train) -> RoundReport | None:
     """The round's report, or None where too few clients were left."""
-    living = [client for client in rnd.cohort if uploads(client, rnd.drops)]
     try:
-        for client in living:
-            contribute(rnd, client)
+        train(rnd, [client for client in rnd.cohort if uploads(client, rnd.drops)])
         return rnd.finish()
     except AggregationAborted:
         return None
@@ -298,7 +315,7 @@ def _bar(federation: Federation, wanted: bool) -> Iterator[Callable[[RoundMetric
         TextColumn("epsilon {task.fields[epsilon]:.3g} {task.fields[metrics]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, transient=True) if wanted else nullcontext() as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) if wanted else nullcontext() as bar:
         if bar is None:
             yield None
             return
