@@ -5,8 +5,9 @@ A plan (`fedsec.federated.plan`) is made of settings that have passed here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
 
 from fedsec._checks import open_unit, positive, probability, whole
 from fedsec.accounting import NeighboringRelation
@@ -32,30 +33,30 @@ CLIPPINGS: dict[str, type[ClippingRule]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments of `Federation` that decide a plan, validated."""
+    """The arguments of `Federation` that decide a plan, validated; the defaults are those of `Federation`."""
 
     num_clients: int
-    cohort_size: int | None
-    unit: str
-    noise: str
-    l2_clip_norm: float | None
-    clipping: str | ClippingRule
-    noise_multiplier: float | None
-    target_epsilon: float | None
-    target_delta: float | None
     num_rounds: int | None
-    sampling_probability: float | None
-    num_records: int | None
-    max_weight: float | None
-    total_weight: float | None
-    secure_aggregation: bool | str
-    insecure_sampling_seed: int | None
-    local_steps: int
-    local_learning_rate: float
+    cohort_size: int | None = None
+    unit: str = "client"
+    noise: str = "central"
+    l2_clip_norm: float | None = None
+    clipping: str | ClippingRule = "flat"
+    noise_multiplier: float | None = None
+    target_epsilon: float | None = None
+    target_delta: float | None = None
+    sampling_probability: float | None = None
+    num_records: int | None = None
+    max_weight: float | None = None
+    total_weight: float | None = None
+    secure_aggregation: bool | str = True
     corrupt_fraction: float | None = None
     dropout_fraction: float | None = None
+    insecure_sampling_seed: int | None = None
+    local_steps: int = 1
+    local_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
         whole("num_clients", self.num_clients, minimum=1)
@@ -196,6 +197,25 @@ class Settings:
                 "max_weight and total_weight belong to private means of clients' updates: a sum over records "
                 "is weighted by itself, and without privacy weights travel with the updates"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, of which `from_dict` makes the same settings."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not isinstance(self.clipping, str):
+            rule: Any = self.clipping
+            values["clipping"] = {"rule": type(rule).__name__, **asdict(rule)}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """Back from `to_dict`; TypeError for other names, else what the values are refused with."""
+        clipping = values.get("clipping")
+        if isinstance(clipping, Mapping):
+            kinds = {kind.__name__: kind for kind in CLIPPINGS.values()}
+            arguments = dict(clipping)
+            _one_of("rule", name := arguments.pop("rule", None), tuple(kinds))
+            values = {**values, "clipping": kinds[name](**arguments)}
+        return cls(**values)
 
     @property
     def clips(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,11 +22,8 @@ _KEYS = {"format", "identity", "rounds_started", "l2_clip_norm", "budget", "stra
 
 def identity(settings: Settings, space: ParameterSpace, strategy: Strategy) -> dict[str, Any]:
     """What a federation must share with the one that it goes on with."""
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    if not isinstance(settings.clipping, str):
-        values["clipping"] = {"rule": type(settings.clipping).__name__, **asdict(settings.clipping)}  # type: ignore[call-overload]
     return {
-        **values,
+        **settings.to_dict(),
         "parameters": {name: list(shape) for name, shape in space.shapes.items()},
         "strategy": repr(strategy),
     }

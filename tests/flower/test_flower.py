@@ -141,14 +141,22 @@ def require_nothing_in_clear(report):
     """All that clients ever answered: ids, and messages of the protocol."""
     seen = {json.dumps(content) for _, content in report["seen"] if content}
     assert seen == {'{"fedsec": ["client-id", "payload"]}', '{"fedsec": ["payload"]}'}
-    assert report["metrics"] == {"1": {}, "2": {}}
+
+
+def require_metrics(report, clients):
+    """Means over all clients, each within the bounds that the server's app gives."""
+    numbers = {"number": pytest.approx(mean(clients)), "secret-loss": pytest.approx(10.0)}
+    assert report["train_metrics"] == {"1": numbers, "2": numbers}
 
 
 def test_simulation(flower):
     flower.superlink("--simulation", "--isolation", "subprocess")
-    report, _ = flower.report(flower.run())
+    report, _ = flower.report(flower.run(evaluate="true"))
     require_moved_by(report, 2 * mean(range(NODES)))
     require_nothing_in_clear(report)
+    require_metrics(report, range(NODES))
+    numbers = {"number": pytest.approx(mean(range(NODES)))}
+    assert report["evaluate_metrics"] == {"1": numbers, "2": numbers}
 
 
 def test_the_example_learns_within_its_budget(flower):
@@ -158,6 +166,8 @@ def test_the_example_learns_within_its_budget(flower):
     report, _ = flower.report(flower.run(APP.parents[2] / "examples" / "flower", **privacy))
     assert len(report["accuracy"]) == 4
     assert report["accuracy"][-1] > max(0.3, report["accuracy"][0] + 0.1)
+    assert len(report["accuracy_at_clients"]) == 3
+    assert abs(report["accuracy_at_clients"][-1] - report["accuracy"][-1]) < 0.2
     assert 0 < report["epsilon"] <= 1e4
 
 
@@ -182,3 +192,4 @@ def test_deployment_with_a_node_killed_in_the_middle_of_a_round(flower):
     assert "round 2, the sum of 3 clients" in log
     require_moved_by(report, 2 * mean(range(NODES - 1)))
     require_nothing_in_clear(report)
+    require_metrics(report, range(NODES - 1))

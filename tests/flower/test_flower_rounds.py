@@ -1,6 +1,7 @@
 """Flower's own strategies and ClientApp over a grid in this process: what is hidden, refused and charged."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,15 @@ def train(message, context):
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
 
+def evaluate(message, context):
+    """Node i says i / 4 with weight i + 1, and what must not be seen."""
+    assert "fedsec" not in message.content
+    assert set(message.content["arrays"]) == {"w", "b"}
+    number = int(context.node_config["partition-id"])
+    metrics = {"num-examples": number + 1, "accuracy": number / 4, "loss": SECRET}
+    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+
+
 class InProcess(Grid):
     """Nodes in this process; `lost(node, step)` says who does not answer, `change` what arrives."""
 
@@ -51,7 +61,7 @@ class InProcess(Grid):
         self.change = lambda message: message
         self.app = ClientApp(mods=[secure_aggregation_mod])
         self.app.train()(training)
-        self.app.evaluate()(training)
+        self.app.evaluate()(evaluate)
 
     def ask(self, message):
         number = message.metadata.dst_node_id - 100
@@ -126,6 +136,151 @@ def test_the_mean_and_nothing_else(grid):
         assert str(SECRET) not in str(reply.content)
     types = {reply.metadata.message_type for reply in grid.replies}
     assert types == {"train"}, "nobody evaluates in the clear"
+
+
+METRICS = {"accuracy": (0.0, 1.0), "loss": (0.0, 10.0)}
+
+
+def require_no_secret(grid):
+    for reply in grid.replies:
+        assert set(reply.content) == {"fedsec"}
+        assert set(reply.content["fedsec"]) <= {"client-id", "payload"}
+
+
+def test_metrics_of_training_are_a_mean_within_their_bounds(grid):
+    result = strategy_of(grid, train_metrics={"loss": (0.0, 10.0)}).start(grid, initial(), num_rounds=2)
+    np.testing.assert_allclose(moved(result), 2 * mean([1, 2, 3, 4]), rtol=1e-6)
+    for metrics in result.train_metrics_clientapp.values():
+        assert dict(metrics) == {"loss": pytest.approx(10.0)}
+    require_no_secret(grid)
+
+
+def test_an_evaluation_is_a_weighted_mean_and_nothing_else(grid):
+    result = strategy_of(grid, evaluate_metrics=METRICS).start(grid, initial(), num_rounds=2)
+    np.testing.assert_allclose(moved(result), 2 * mean([1, 2, 3, 4]), rtol=1e-6)
+    assert set(result.evaluate_metrics_clientapp) == {1, 2}
+    expected = (0 * 1 + 1 * 2 + 2 * 3 + 3 * 4) / 4 / 10
+    for metrics in result.evaluate_metrics_clientapp.values():
+        assert dict(metrics) == {"accuracy": pytest.approx(expected), "loss": pytest.approx(10.0)}
+    require_no_secret(grid)
+    assert {reply.metadata.message_type for reply in grid.replies} == {"train", "evaluate"}
+
+
+def test_an_evaluation_with_a_node_lost_or_too_many(grid):
+    def lost(number, step):
+        evaluates = grid.requests[-1].metadata.message_type == "evaluate"
+        return evaluates and step == "answer" and number in grid.victims
+
+    grid.lost, grid.victims = lost, {3}
+    result = strategy_of(grid, evaluate_metrics=METRICS).start(grid, initial(), num_rounds=1)
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx((1 * 2 + 2 * 3) / 4 / 6)
+    grid.victims = {2, 3}
+    result = strategy_of(grid, evaluate_metrics=METRICS).start(grid, initial(), num_rounds=2)
+    assert not result.evaluate_metrics_clientapp
+    np.testing.assert_allclose(moved(result), 2 * mean([1, 2, 3, 4]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["central", "local", "distributed"])
+def test_a_private_evaluation_is_charged_as_a_round_is(grid, tmp_path, noise):
+    said = PRIVACY | {"target_epsilon": 60.0, "noise": noise, "noise_multiplier": 0.9}
+    path = tmp_path / "study.ledger"
+    strategy = strategy_of(grid, evaluate_metrics=METRICS, ledger=path, **said)
+    result = strategy.start(grid, initial(), num_rounds=2)
+    alone = strategy_of(grid, **said)
+    alone.start(grid, initial(), num_rounds=4)
+    assert strategy.spent().rounds_charged == 4
+    assert strategy.spent().epsilon == alone.spent().epsilon
+    entries = [entry.purpose for entry in Ledger.open(path).entries()]
+    assert entries == ["round 1", "evaluation of round 1", "round 2", "evaluation of round 2"]
+    for metrics in result.evaluate_metrics_clientapp.values():
+        assert 0.0 <= metrics["accuracy"] <= 1.0
+        assert 0.0 <= metrics["loss"] <= 10.0
+
+
+def test_evaluations_count_against_the_budget(grid):
+    said = PRIVACY | {"target_epsilon": 7.0}
+    strategy_of(grid, **said).start(grid, initial(), num_rounds=2)
+    grid.requests.clear()
+    with pytest.raises(BudgetExceededError, match="4 rounds and evaluations"):
+        strategy_of(grid, evaluate_metrics=METRICS, **said).start(grid, initial(), num_rounds=2)
+    assert not grid.requests
+
+
+def test_metrics_of_private_training_are_refused(grid):
+    with pytest.raises(UnsupportedError, match="evaluate_metrics"):
+        strategy_of(grid, train_metrics=METRICS, **PRIVACY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.5], None])
+def test_a_metric_that_is_no_number_stays_at_home(grid, value):
+    def odd(message, context):
+        reply = evaluate(message, context)
+        if int(context.node_config["partition-id"]) == 3:
+            metrics = {"num-examples": 4, "loss": 1.0} | ({} if value is None else {"accuracy": value})
+            reply.content["metrics"] = MetricRecord(metrics)
+        return reply
+
+    grid.app = ClientApp(mods=[secure_aggregation_mod])
+    grid.app.train()(train)
+    grid.app.evaluate()(odd)
+    result = strategy_of(grid, evaluate_metrics=METRICS).start(grid, initial(), num_rounds=1)
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx((1 * 2 + 2 * 3) / 4 / 6)
+    require_no_secret(SimpleNamespace(replies=[one for one in grid.replies if not one.has_error()]))
+
+
+def test_a_client_asked_for_another_task_than_the_session_is_for_does_nothing(grid):
+    """An update in the place of metrics, or the other way round, would be a sum that nobody bounded."""
+    asked = []
+
+    def changed(message):
+        if message.metadata.dst_node_id == 102 and message.content["fedsec"]["terms"]:
+            other = {"train": "evaluate", "evaluate": "train"}[message.metadata.message_type]
+            asked.append(other)
+            message = Message(message.content, 102, other)
+            message.metadata._message_id = "m"
+        return message
+
+    grid.change = changed
+    result = strategy_of(grid, evaluate_metrics=METRICS).start(grid, initial(), num_rounds=1)
+    np.testing.assert_allclose(moved(result), mean([1, 2, 4]), rtol=1e-6)
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx((1 * 2 + 3 * 4) / 4 / 7)
+    assert asked == ["evaluate", "train"]
+
+
+def test_a_client_asked_for_other_metrics_answers_none(grid):
+    """Bounds so narrow that they tell on which side of a value it is, or metrics that nobody else reports."""
+
+    def changed(message):
+        record = message.content["fedsec"]
+        if message.metadata.dst_node_id == 102 and record["terms"]:
+            said = json.loads(record["terms"])
+            said["evaluate_metrics"] = [["accuracy", 0.4, 0.4001], ["loss", 0.0, 10.0]]
+            record["terms"] = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        return message
+
+    grid.change = changed
+    result = strategy_of(grid, evaluate_metrics=METRICS).start(grid, initial(), num_rounds=1)
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] == pytest.approx((1 * 2 + 3 * 4) / 4 / 7)
+
+
+@pytest.mark.parametrize("noise", ["central", "distributed"])
+def test_an_adaptive_bound_goes_from_round_to_round(grid, noise):
+    said = PRIVACY | {"target_epsilon": 60.0, "clipping": "adaptive", "l2_clip_norm": 0.5, "noise": noise}
+    bounds = []
+
+    def seen(message):
+        if message.content["fedsec"]["terms"] and message.metadata.dst_node_id == 100:
+            settings = json.loads(message.content["fedsec"]["terms"])["settings"]
+            bounds.append(settings["l2_clip_norm"] or settings["clipping"]["l2_clip_norm"])
+        return message
+
+    grid.change = seen
+    strategy = strategy_of(grid, **said)
+    strategy.start(grid, initial(), num_rounds=3)
+    assert len(set(bounds)) == 3, bounds
+    assert bounds[0] == 0.5
+    assert strategy.spent().rounds_charged == 3
+    assert strategy.spent().epsilon <= 60.0
 
 
 @pytest.mark.parametrize("step", ["hello", "join", "answer"])
@@ -228,8 +383,10 @@ def test_a_client_told_another_model_or_other_terms_does_not_train(grid, change)
             if change == "model":
                 message.content["arrays"] = ArrayRecord({"w": Array(np.ones((5, 3), np.float32))})
             elif change in ("terms", "weight"):
-                other = {"l2_clip_norm": 1e6} if change == "terms" else {"weighted_by": "loss"}
-                said = json.loads(record["terms"]) | other
+                said = json.loads(record["terms"])
+                other = {"settings": said["settings"] | {"num_rounds": 7}, "weighted_by": "loss"}
+                name = "settings" if change == "terms" else "weighted_by"
+                said[name] = other[name]
                 record["terms"] = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
             else:
                 record["terms"] = b""
@@ -304,7 +461,8 @@ def test_arguments_that_do_not_fit(grid, settings, error):
 
 def test_more_nodes_than_said_are_refused(grid):
     strategy = strategy_of(grid)
-    strategy._asked = type(strategy._asked)(max_clients=3, num_rounds=1)
+    settings = replace(strategy._asked.settings, num_clients=3)
+    strategy._asked = replace(strategy._asked, settings=settings)
     with pytest.raises(InvalidArgumentError, match="max_clients is 3"):
         strategy.start(grid, initial(), num_rounds=1)
 

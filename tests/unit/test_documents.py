@@ -46,6 +46,21 @@ def test_python_blocks_run_as_printed(text, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "text", [block for block in blocks("py") if block.id.startswith(("README", "flower"))]
+)
+def test_excerpts_for_flower_stand_in_the_example_that_is_run(text):
+    """`make test-flower` runs the example; paragraphs of an excerpt are lines of it, in their order."""
+    files = sorted((ROOT / "examples" / "flower" / "digits").glob("*_app.py"))
+    code = [_lines(path.read_text()) for path in files]
+    for paragraph in text.split("\n\n"):
+        assert any(_lines(paragraph) in one for one in code), paragraph
+
+
+def _lines(text):
+    return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
 def commands():
     """Every `fedsec` command of a shell block; `make` targets are checked by the next test."""
     for block in blocks("sh"):

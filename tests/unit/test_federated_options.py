@@ -1,8 +1,10 @@
 """What a federation offers beside the plain mean: weights, subsets of parameters, adaptive bounds, saving."""
 
 import copy
+import inspect
 import io
 import math
+from dataclasses import MISSING, fields
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from fedsec.errors import (
     ProtocolError,
     UnsupportedError,
 )
+from fedsec.federated.settings import Settings
 
 CLIENT = {"l2_clip_norm": 1.0, "noise_multiplier": 1.0, "target_delta": 1e-5}
 TINY = {"l2_clip_norm": 100.0, "noise_multiplier": 1e-6, "target_delta": 1e-5}
@@ -53,6 +56,13 @@ def run_round(federation, by=1.0, weights=None):
     for client in rnd.cohort:
         rnd.submit(client, shifted(rnd.model(), by), **({"weight": weights[client]} if weights else {}))
     return rnd.finish()
+
+
+def test_settings_and_federation_have_the_same_defaults():
+    asked = inspect.signature(fedsec.Federation).parameters
+    for field in fields(Settings):
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        assert asked[field.name].default == default, field.name
 
 
 @pytest.fixture

@@ -1,143 +1,147 @@
-"""Terms of a run, and the two ends of a round: what clients add, what the server makes of the sum."""
+"""Terms of a run: how they travel, what they may say, and what they are called."""
 
 import json
-import math
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
-from fedsec.integrations.terms import Terms, contribution, moved, protects, ring_of, schema_of
-from fedsec.secagg import recommend, to_residues
+from fedsec.clipping import AdaptiveClipping, FlatClipping
+from fedsec.errors import FedsecError, InvalidArgumentError, ProtocolError, UnsupportedError
+from fedsec.federated.settings import Settings
+from fedsec.integrations import terms as module
+from fedsec.integrations.metrics import Metrics
+from fedsec.integrations.terms import EVALUATE, TRAIN, Terms
 
-PLAIN = Terms(max_clients=4, num_rounds=3)
-PRIVATE = Terms(4, 3, l2_clip_norm=1.0, noise_multiplier=0.01, target_delta=1e-5)
-KEY = b"k" * 32
-BEFORE = {"w": np.ones((3, 2), np.float32), "b": np.zeros(2), "steps": np.array([7])}
+PLAIN = Terms(Settings(num_clients=4, num_rounds=3))
+PRIVATE = Terms(
+    Settings(num_clients=4, num_rounds=3, l2_clip_norm=1.0, noise_multiplier=0.01, target_delta=1e-5)
+)
+ACCURACY = Metrics.of("metrics", {"accuracy": (0.0, 1.0)})
+ARRAYS = {"w": np.ones((3, 2), np.float32), "b": np.zeros(2), "steps": np.array([7])}
 
-
-def after(step):
-    return {"w": BEFORE["w"] + np.float32(step), "b": BEFORE["b"] - step, "steps": np.array([9])}
-
-
-def summed(plan, vectors):
-    bits = ring_of(plan)[1]
-    return sum(to_residues(vector, bits) for vector in vectors) % 2**bits
-
-
-def test_a_weighted_mean():
-    plan = PLAIN.plan(schema_of(BEFORE))
-    vectors = [
-        contribution(plan, BEFORE, after(step), weight, KEY) for step, weight in ((1.0, 10), (4.0, 30.0))
-    ]
-    assert ring_of(plan)[0] == vectors[0].size == 9
-    arrays, weight = moved(plan, BEFORE, summed(plan, vectors), KEY)
-    assert weight == pytest.approx(40.0)
-    np.testing.assert_allclose(arrays["w"], 1.0 + 3.25, rtol=1e-6)
-    np.testing.assert_allclose(arrays["b"], -3.25, rtol=1e-6)
-    assert arrays["steps"] is BEFORE["steps"]
-    assert {name: array.dtype for name, array in arrays.items()} == {n: a.dtype for n, a in BEFORE.items()}
+# Another value than the default for each setting, so that no field can be forgotten.
+OTHER = {
+    "num_clients": 5, "num_rounds": 4, "cohort_size": 3, "unit": "record", "noise": "local",
+    "l2_clip_norm": 2.0, "clipping": "adaptive", "noise_multiplier": 2.0, "target_epsilon": 9.0,
+    "target_delta": 1e-6, "sampling_probability": 0.5, "num_records": 10, "max_weight": 1.0,
+    "total_weight": 4.0, "secure_aggregation": False, "corrupt_fraction": 0.1, "dropout_fraction": 0.1,
+    "insecure_sampling_seed": 1, "local_steps": 2, "local_learning_rate": 0.5,
+}  # fmt: skip
 
 
-def test_a_private_mean_is_clipped_and_divided_by_the_public_number():
-    plan = PRIVATE.plan(schema_of(BEFORE))
-    vectors = [
-        contribution(plan, BEFORE, after(step), weight, KEY) for step, weight in ((100.0, 7), (-100.0, 1))
-    ]
-    for vector in vectors:
-        assert vector.size == ring_of(plan)[0] == 8
-    arrays, divisor = moved(plan, BEFORE, summed(plan, [vectors[0], vectors[0]]), KEY)
-    assert divisor == 4.0
-    step = np.concatenate([arrays["w"].ravel() - 1.0, arrays["b"]])
-    assert np.linalg.norm(step) == pytest.approx(2.0 / 4.0, abs=0.05)  # two of norm 1, noise 0.01, over 4
+def canonical(said):
+    return json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
 
 
-def test_local_noise_is_in_what_leaves():
-    quiet = Terms(4, 3, l2_clip_norm=1.0, noise_multiplier=5.0, target_delta=1e-5)
-    loud = Terms(4, 3, l2_clip_norm=1.0, noise_multiplier=5.0, target_delta=1e-5, noise="local")
-    plans = [terms.plan(schema_of(BEFORE)) for terms in (quiet, loud)]
-    zero = [contribution(plan, BEFORE, BEFORE | {"steps": np.array([9])}, 1.0, KEY) for plan in plans]
-    assert not zero[0].any()
-    assert zero[1].any()
+def test_every_setting_travels():
+    assert set(OTHER) == {field.name for field in fields(Settings)}
+    assert set(json.loads(PLAIN.to_bytes())["settings"]) == set(OTHER)
 
 
-@pytest.mark.parametrize("weight", [0, -1.0, math.nan, math.inf])
-def test_weights_that_are_none(weight):
-    with pytest.raises(InvalidArgumentError, match="weight"):
-        contribution(PLAIN.plan(schema_of(BEFORE)), BEFORE, after(1.0), weight, KEY)
+@pytest.mark.parametrize("name", sorted(set(OTHER) - module._CHOSEN))
+def test_a_setting_that_no_run_may_choose_is_refused(name):
+    said = json.loads(PRIVATE.to_bytes())
+    said["settings"][name] = OTHER[name]
+    with pytest.raises(FedsecError):
+        Terms.from_bytes(canonical(said))
 
 
-@pytest.mark.parametrize("terms", [PLAIN, PRIVATE])
 @pytest.mark.parametrize(
-    ("wrong", "error"),
+    "terms",
     [
-        ({"w": np.full((3, 2), np.nan, np.float32)}, NonFiniteError),
-        ({"w": np.ones((2, 3), np.float32)}, InvalidArgumentError),
-        ({"w": np.ones((3, 2))}, InvalidTypeError),
-        ({"more": np.ones(1)}, InvalidArgumentError),
+        PLAIN,
+        PRIVATE,
+        replace(PLAIN, weighted_by="n", train_metrics=ACCURACY, evaluate_metrics=ACCURACY),
+        replace(PRIVATE, settings=replace(PRIVATE.settings, clipping="adaptive")),
+        replace(
+            PRIVATE,
+            settings=replace(
+                PRIVATE.settings, l2_clip_norm=None, clipping=AdaptiveClipping(0.1, target_quantile=0.7)
+            ),
+        ),
+        replace(
+            PRIVATE,
+            settings=replace(
+                PRIVATE.settings, noise="distributed", corrupt_fraction=0.0, dropout_fraction=0.25
+            ),
+        ),
     ],
 )
-def test_models_that_do_not_fit(terms, wrong, error):
-    with pytest.raises(error):
-        contribution(terms.plan(schema_of(BEFORE)), BEFORE, after(1.0) | wrong, 1.0, KEY)
+def test_terms_travel(terms):
+    assert Terms.from_bytes(terms.to_bytes()) == terms
 
 
-def test_terms_travel_and_settle_the_noise():
-    asked = Terms(4, 3, l2_clip_norm=1.0, target_epsilon=2.0, target_delta=1e-5)
-    plan = asked.plan(schema_of(BEFORE))
-    settled = asked.settled(plan)
-    assert settled.noise_multiplier == plan.noise_multiplier > 0.0
-    assert Terms.from_bytes(settled.to_bytes()) == settled
-    assert ring_of(settled.plan(schema_of(BEFORE))) == ring_of(plan)
-    assert PLAIN.settled(PLAIN.plan(schema_of(BEFORE))) == PLAIN
+def test_the_noise_is_calibrated_once_and_a_bound_that_moves_travels():
+    settings = Settings(
+        num_clients=4, num_rounds=3, l2_clip_norm=1.0, clipping="adaptive", target_epsilon=2.0,
+        target_delta=1e-5,
+    )  # fmt: skip
+    asked = Terms(settings)
+    plan = asked.task(TRAIN, ARRAYS).plan
+    released = np.zeros(plan.mechanism.vector_length)
+    released[-1] = 1e9  # all within the bound
+    after = asked.following(plan.following(released))
+    assert after.settings.noise_multiplier == plan.noise_multiplier > 0.0
+    assert after.settings.rule.l2_clip_norm < 1.0
+    theirs = Terms.from_bytes(after.to_bytes()).task(TRAIN, ARRAYS)
+    assert theirs.plan.rule == after.settings.rule
+    assert theirs.plan.event == plan.event
+    assert PLAIN.following(PLAIN.task(TRAIN, ARRAYS).plan) == PLAIN
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b'{"max_clients":4}', b'{"a":1}', b"\xff", PLAIN.to_bytes() + b" "]
-)
+    "data",
+    [b"", b"[]", b"7", b'{"max_clients":4}', b'{"a":1}', b"\xff", PLAIN.to_bytes() + b" ",
+     PLAIN.to_bytes().replace(b'"train_metrics":[]', b'"train_metrics":7'),
+     PLAIN.to_bytes().replace(b'"settings":{', b'"settings":{"more":1,'),
+     PLAIN.to_bytes().replace(b'"clipping":"flat"', b'"clipping":{"rule":"Wild"}'),
+     PLAIN.to_bytes().replace(b'"clipping":"flat"', b'"clipping":{"l2_clip_norm":1.0}'),
+     PLAIN.to_bytes().replace(b'"num_clients":4', b'"num_clients":"4"')],
+)  # fmt: skip
 def test_what_are_no_terms(data):
     with pytest.raises(InvalidArgumentError, match="terms"):
         Terms.from_bytes(data)
 
 
-def test_terms_of_values_that_are_none():
-    for name, value in (("max_clients", "4"), ("max_clients", 2), ("noise", "loud"), ("l2_clip_norm", -1.0)):
-        said = json.loads(PRIVATE.to_bytes()) | {name: value}
-        terms = Terms.from_bytes(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
-        with pytest.raises(FedsecError):
-            terms.plan(schema_of(BEFORE))
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_clients", 2), ("noise", "loud"), ("l2_clip_norm", -1.0), ("clipping", "loud")]
+)
+def test_settings_of_values_that_are_none(name, value):
+    said = json.loads(PRIVATE.to_bytes())
+    said["settings"][name] = value
+    with pytest.raises(FedsecError):
+        Terms.from_bytes(canonical(said))
 
 
-def test_the_digest_is_of_model_and_terms():
+def test_metrics_that_do_not_fit():
+    with pytest.raises(UnsupportedError, match="evaluate_metrics"):
+        replace(PRIVATE, train_metrics=ACCURACY)
+    with pytest.raises(InvalidArgumentError, match="weighs"):
+        replace(PLAIN, weighted_by="accuracy", evaluate_metrics=ACCURACY)
+
+
+@pytest.mark.parametrize("task", [EVALUATE, "query", "system"])
+def test_what_nobody_named_is_not_done(task):
+    with pytest.raises(ProtocolError, match=task):
+        PLAIN.task(task, ARRAYS)
+
+
+def test_the_digest_is_of_model_terms_and_task():
     digests = {
-        terms.digest(arrays)
-        for terms in (PLAIN, PRIVATE)
-        for arrays in (BEFORE, after(1.0), BEFORE | {"steps": np.array([8])})
+        terms.digest(task, arrays)
+        for terms in (PLAIN, PRIVATE, replace(PLAIN, evaluate_metrics=ACCURACY))
+        for arrays in (ARRAYS, ARRAYS | {"b": np.ones(2)}, ARRAYS | {"steps": np.array([8])})
+        for task in (TRAIN, EVALUATE)
     }
-    assert len(digests) == 6
+    assert len(digests) == 18
     assert {len(digest) for digest in digests} == {32}
 
 
-def test_distributed_noise_is_in_the_sum_and_asks_for_its_survivors():
-    terms = Terms(
-        4, 3, l2_clip_norm=1.0, noise_multiplier=0.05, target_delta=1e-5, noise="distributed",
-        corrupt_fraction=0.0, dropout_fraction=0.25,
-    )  # fmt: skip
-    plan = terms.plan(schema_of(BEFORE))
-    assert Terms.from_bytes(terms.to_bytes()) == terms
-    vectors = [contribution(plan, BEFORE, after(100.0), 1.0, KEY) for _ in range(4)]
-    assert len({vector.tobytes() for vector in vectors}) == 4
-    arrays, divisor = moved(plan, BEFORE, summed(plan, vectors), KEY)
-    step = np.concatenate([arrays["w"].ravel() - 1.0, arrays["b"]])
-    assert divisor == 4.0
-    assert np.linalg.norm(step) == pytest.approx(1.0, abs=0.3)
-    for n, lost, enough in ((4, 0.25, True), (4, 0.0, True), (3, 0.0, True), (5, 0.4, True)):
-        parameters = recommend(num_clients=n, corrupt_fraction=0.0, dropout_fraction=lost)
-        assert protects(plan, parameters) is enough
-    weaker = terms.plan(schema_of(BEFORE)).secagg_parameters
-    assert (weaker.num_clients, weaker.min_survivors, weaker.max_corrupt) == (4, 3, 0)
-    stronger = Terms(**{**vars(terms), "max_clients": 5, "dropout_fraction": 0.0}).plan(schema_of(BEFORE))
-    assert not protects(stronger, recommend(num_clients=5, corrupt_fraction=0.0, dropout_fraction=0.2))
-    assert not protects(stronger, recommend(num_clients=4, corrupt_fraction=0.0, dropout_fraction=0.0))
+def test_a_rule_that_is_no_adaptive_one_travels_too():
+    terms = replace(
+        PRIVATE, settings=replace(PRIVATE.settings, l2_clip_norm=None, clipping=FlatClipping(2.0))
+    )
+    assert Terms.from_bytes(terms.to_bytes()).settings.rule == FlatClipping(2.0)

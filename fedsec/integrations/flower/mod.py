@@ -1,4 +1,4 @@
-"""The client's side: a mod that answers the protocol, and lets the app train when the upload is due.
+"""The client's side: a mod that answers the protocol, and lets the app work when the upload is due.
 
 With this mod an app lets out nothing but the protocol's messages. A training or evaluation message without
 them is refused, for its reply would be this client's own update or metrics. An error goes to the server by
@@ -51,35 +51,37 @@ def _answer(message: Message, context: Context, call_next: App) -> RecordDict:
         return records.reply(node.participant.join(node.accept(asked.payload)))
 
     def vector(config: Config) -> npt.NDArray[np.integer[Any]]:
-        return _trained(config, asked, message, context, call_next)
+        return _asked_of_the_app(config, asked, message, context, call_next)
 
     return records.reply(node.participant.answer(asked.session_id, asked.payload, vector))
 
 
-def _trained(
+def _asked_of_the_app(
     config: Config, asked: records.Asked, message: Message, context: Context, call_next: App
 ) -> npt.NDArray[np.integer[Any]]:
-    """What this client adds to the sum, if the model and the terms are those of the session."""
+    """What this client adds to the sum, if the model, the terms and the task are those of the session."""
     # A fresh process may answer each message, and only this one needs torch.
-    from fedsec.integrations.terms import Terms, contribution, protects, ring_of, schema_of
+    from fedsec.integrations.terms import Terms
 
-    terms = Terms.from_bytes(asked.terms)
+    terms, name = Terms.from_bytes(asked.terms), message.metadata.message_type.partition(".")[0]
     before = records.arrays_of(message)
-    if config.model_digest != terms.digest(before):
-        raise ProtocolError("the model, or the terms, are not those of the session")
-    plan = terms.plan(schema_of(before))
-    if (config.vector_length, config.modulus_bits) != ring_of(plan):
+    if config.model_digest != terms.digest(name, before):
+        raise ProtocolError("the model, the terms, or what is asked for are not those of the session")
+    task = terms.task(name, before)
+    if (config.vector_length, config.modulus_bits) != task.ring:
         raise ProtocolError(
-            f"the session must have vector_length and modulus_bits {ring_of(plan)}, "
+            f"the session must have vector_length and modulus_bits {task.ring}, "
             f"got {config.vector_length} and {config.modulus_bits}"
         )
-    if not protects(plan, config.parameters):
-        raise ProtocolError(f"noise in shares needs {plan.secagg_parameters}, got {config.parameters}")
+    if not task.allows(config.parameters):
+        raise ProtocolError(f"noise in shares needs {task.plan.secagg_parameters}, got {config.parameters}")
     reply = call_next(records.without(message), context)
     if reply.has_error():
         raise ProtocolError("the app answered with an error")
-    weight = 1.0 if plan.private else records.weight_of(reply, terms.weighted_by)
-    return contribution(plan, before, records.arrays_of(reply), weight, config.session_id)
+    weight = 1.0 if task.plan.private else records.metric_of(reply, terms.weighted_by)
+    values = [records.metric_of(reply, metric) for metric in task.metrics]
+    after = records.arrays_of(reply) if task.schema else before
+    return task.contribution(before, after, values, weight, config.session_id)
 
 
 def _folder(context: Context) -> Path:

@@ -3,18 +3,19 @@
 to a client     step "hello"                                    what is your id in the directory?
                 step "join", payload                            a configuration
                 step "answer", session, payload                 a message of the protocol
-                  and terms, weighted-by, and the app's records, where the upload is due
+                  and terms, and the app's records, where the upload is due
 to the server   client-id, or payload
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsec.errors import InvalidArgumentError, ProtocolError
 
@@ -93,19 +94,16 @@ def arrays_of(message: Message) -> dict[str, npt.NDArray[Any]]:
     return {name: array.numpy() for name, array in found[0].items()}
 
 
-def weight_of(message: Message, name: str) -> float:
-    """A client's weight, from its metrics."""
+def metric_of(message: Message, name: str) -> float:
+    """One number of a client's metrics."""
     found = [metrics[name] for metrics in message.content.metric_records.values() if name in metrics]
     if len(found) != 1 or not isinstance(found[0], (int, float)):
         raise InvalidArgumentError(f"the metrics of a reply must hold {name!r}, once, as a number")
     return float(found[0])
 
 
-def mean_reply(
-    carrier: Message, arrays: dict[str, npt.NDArray[Any]], weighted_by: str, weight: float
-) -> Message:
-    """The one reply that the strategy inside sees: the mean of all, with their weight."""
-    record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+def mean_reply(carrier: Message, metrics: Mapping[str, float]) -> Message:
+    """The one reply that the strategy inside sees: the mean of all, with their weight among the metrics."""
     reply = copy.copy(carrier)
-    reply.content = RecordDict({"arrays": record, "metrics": MetricRecord({weighted_by: weight})})
+    reply.content = RecordDict({"metrics": MetricRecord(dict(metrics))})
     return reply

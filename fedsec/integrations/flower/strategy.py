@@ -1,8 +1,9 @@
 """The server's side: a strategy around another one, which sees the mean of a round and nothing else.
 
-A round of Flower is one exchange of messages, a session of secure aggregation five or six. The ones before
-the upload take place in `configure_train`, the upload is Flower's own exchange, and the ones after it take
-place in `aggregate_train`, before the strategy inside is given one reply that holds the mean.
+Training, or an evaluation, is one exchange of messages in Flower, and a session of secure aggregation five or
+six. The ones before the upload take place in `configure_train`, the upload is Flower's own exchange, and the
+ones after it take place in `aggregate_train`, before the strategy inside is given one reply that holds the
+mean; likewise for `configure_evaluate` and `aggregate_evaluate`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from flwr.serverapp.strategy import (
 
 from fedsec._checks import positive, whole
 from fedsec.accounting import Ledger
+from fedsec.clipping import ClippingRule
 from fedsec.errors import (
     AggregationAborted,
     BudgetExceededError,
@@ -45,10 +47,13 @@ from fedsec.errors import (
     UnsupportedError,
 )
 from fedsec.federated.plan import Guarantee, Plan
+from fedsec.federated.settings import Settings
 from fedsec.integrations.flower import records
 from fedsec.integrations.flower.records import Asked
+from fedsec.integrations.metrics import Metrics
 from fedsec.integrations.node import is_introduced
-from fedsec.integrations.terms import Terms, moved, protects, ring_of, schema_of
+from fedsec.integrations.task import Mean, Task
+from fedsec.integrations.terms import EVALUATE, TRAIN, Terms
 from fedsec.secagg import Config, Directory, Parameters, Phase, Server, recommend
 
 # These look at single updates or at losses of single clients, which nobody sees here.
@@ -62,7 +67,7 @@ _LOOK_AT_SINGLE_UPDATES = (
     MultiKrum,
     QFedAvg,
 )
-_ATTEMPTS = 3  # sessions in a round, where members of the committee are lost
+_ATTEMPTS = 3  # sessions for one sum, where members of the committee are lost
 
 _log = logging.getLogger("flwr")
 
@@ -80,11 +85,19 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
     authority : bytes or str
         The public key of whoever signed it: 32 bytes, or 64 hexadecimal digits.
     max_clients : int of at least 3
-        So many take part in a round at most. Under privacy the sum is divided by this number, whoever is
-        lost.
+        So many take part in a round at most. Under privacy the sum of updates is divided by this number,
+        whoever is lost.
+    train_metrics, evaluate_metrics : {name: (low, high)}, optional
+        Which of the numbers in clients' `MetricRecord` are summed too, each clipped to its public bounds: the
+        mean of all clients is all that is seen. Other metrics stay with their client, and without
+        `evaluate_metrics` nobody evaluates. Under privacy an evaluation is charged as a round is, and
+        `train_metrics` are refused.
     l2_clip_norm, noise_multiplier, target_epsilon, target_delta : float, optional
         Privacy of clients, as for `fedsec.Federation`: without `noise_multiplier` the noise is calibrated
         to `target_epsilon` over all rounds. All left out: exact sums, weighted by the clients' examples.
+    clipping : "flat" or "adaptive", or one of these rules of `fedsec.clipping`
+        "adaptive" begins at `l2_clip_norm` and follows a quantile of the updates' norms, as for
+        `fedsec.Federation`.
     noise : "central", "distributed" or "local"
         Added to the sum by the server; by each client in shares, of which the sum protects, so that the
         server never sees an exact one; or by each client to its own update, enough for it alone.
@@ -113,7 +126,10 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
         directory: str | os.PathLike[str],
         authority: bytes | str,
         max_clients: int,
+        train_metrics: Mapping[str, tuple[float, float]] | None = None,
+        evaluate_metrics: Mapping[str, tuple[float, float]] | None = None,
         l2_clip_norm: float | None = None,
+        clipping: str | ClippingRule = "flat",
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
         target_delta: float | None = None,
@@ -127,17 +143,23 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
         self._directory = Directory.load(directory, _key(authority))
         if ledger is not None and (noise_multiplier is None or target_epsilon is None):
             raise InvalidArgumentError("a ledger needs target_epsilon, and a noise_multiplier for its rounds")
-        self._asked = Terms(
-            max_clients=whole("max_clients", max_clients, minimum=3),
-            num_rounds=1,
+        settings = Settings(
+            num_clients=whole("max_clients", max_clients, minimum=3),
+            num_rounds=1,  # until `start` says how many
             l2_clip_norm=l2_clip_norm,
+            clipping=clipping,
             noise_multiplier=noise_multiplier,
             target_epsilon=target_epsilon,
             target_delta=target_delta,
             noise=noise,
             corrupt_fraction=corrupt_fraction if noise == "distributed" else None,
             dropout_fraction=dropout_fraction if noise == "distributed" else None,
+        )
+        self._asked = Terms(
+            settings,
             weighted_by=strategy.weighted_by_key,
+            train_metrics=Metrics.of("train_metrics", train_metrics or {}),
+            evaluate_metrics=Metrics.of("evaluate_metrics", evaluate_metrics or {}),
         )
         self._ledger_path = ledger
         self._corrupt_fraction, self._dropout_fraction = corrupt_fraction, dropout_fraction
@@ -148,10 +170,12 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
     def summary(self) -> None:
         """Logs what this strategy adds, and the summary of the one inside."""
         run = self._require_run()
-        said = run.plan.guarantee(run.terms.num_rounds)
-        _log.info("\t├──> Secure aggregation: up to %d clients a round", run.terms.max_clients)
+        said = run.plan.guarantee(run.num_sums)
+        _log.info("\t├──> Secure aggregation: up to %d clients a round", run.terms.settings.num_clients)
         if run.plan.private:
             _log.info("\t├──> Epsilon of all rounds: %.4g at delta %g", said.epsilon, said.delta)
+        if not run.terms.evaluate_metrics:
+            _log.info("\t├──> Clients do not evaluate: evaluate_metrics names nothing")
         for warning in said.warnings:
             _log.info("\t├──> Note: %s", warning)
         self._inner.summary()
@@ -178,12 +202,50 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The phases before the upload; the messages that ask for it."""
+        originals = list(self._inner.configure_train(server_round, arrays, config, grid))
+        return self._ask(TRAIN, f"round {server_round}", originals, _numpy(arrays), grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The phases from the upload on; the step of the strategy inside."""
+        run, heard = self._require_run(), self._hear(f"round {server_round}", list(replies))
+        if heard is None:
+            return None, None
+        session, mean, reply = heard
+        reply.content["arrays"] = _record(session.task.moved(session.arrays, mean.update))
+        run.follow(mean.plan)
+        stepped, metrics = self._inner.aggregate_train(server_round, [reply])
+        return None if stepped is None else _with_dtypes(stepped, session.arrays), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """As for training, where there are `evaluate_metrics`; else nothing, and nobody evaluates."""
+        if not self._asked.evaluate_metrics:
+            return []
+        originals = list(self._inner.configure_evaluate(server_round, arrays, config, grid))
+        return self._ask(EVALUATE, f"evaluation of round {server_round}", originals, _numpy(arrays), grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """The means of the metrics, by way of the strategy inside."""
+        heard = self._hear(f"evaluation of round {server_round}", list(replies))
+        return None if heard is None else self._inner.aggregate_evaluate(server_round, [heard[2]])
+
+    def _ask(
+        self,
+        task: str,
+        purpose: str,
+        originals: list[Message],
+        arrays: dict[str, npt.NDArray[Any]],
+        grid: Grid,
+    ) -> list[Message]:
+        """Keys and shares of a fresh session; the messages that ask for uploads, none if it is given up."""
         self._session = None
         run = self._require_run()
-        originals = list(self._inner.configure_train(server_round, arrays, config, grid))
-        clients = self._known(grid, originals, run)
-        for _ in range(_ATTEMPTS):
-            session = self._open(grid, clients, _numpy(arrays), run)
+        clients = self._known(grid, originals, run) if originals else {}
+        for _ in range(_ATTEMPTS if clients else 0):
+            session = self._open(grid, clients, task, arrays, run)
             if session is None:
                 return []
             try:
@@ -192,46 +254,32 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
                 _log.warning("fedsec: %s", error)
                 continue
             except AggregationAborted as error:
-                _log.warning("fedsec: round %d is given up: %s", server_round, error)
+                _log.warning("fedsec: %s is given up: %s", purpose, error)
                 return []
             if run.plan.noise == "local":
-                run.charge(f"round {server_round}")
+                run.charge(purpose)
             self._session = session
             return requests
         return []
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The phases from the upload on; the step of the strategy inside."""
-        session, run, there = self._session, self._require_run(), list(replies)
+    def _hear(self, purpose: str, replies: list[Message]) -> tuple[_Session, Mean, Message] | None:
+        """The rest of the session, charged; its mean, and a reply with it for the strategy inside."""
+        session, run = self._session, self._require_run()
         if session is None:
-            return None, None
+            return None
+        self._session = None
         try:
-            residues = session.finish(there)
+            residues = session.finish(replies)
             if run.plan.private and run.plan.noise != "local":
-                run.charge(f"round {server_round}")
-            after, weight = moved(run.plan, session.arrays, residues, session.public_key)
+                run.charge(purpose)
+            mean = session.task.mean(residues, session.public_key)
         except AggregationAborted as error:
-            _log.warning("fedsec: round %d is given up: %s", server_round, error)
-            return None, None
-        _log.info("fedsec: round %d, the sum of %d clients", server_round, len(session.survivors))
-        carrier = next(message for message in there if message.has_content())
-        reply = records.mean_reply(carrier, after, self._inner.weighted_by_key, weight)
-        stepped, metrics = self._inner.aggregate_train(server_round, [reply])
-        return None if stepped is None else _with_dtypes(stepped, session.arrays), metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Nothing: metrics of single clients would travel in clear. See `evaluate_fn` of `start`."""
-        del server_round, arrays, config, grid
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing, as nothing was asked for."""
-        del server_round, replies
-        return None
+            _log.warning("fedsec: %s is given up: %s", purpose, error)
+            return None
+        _log.info("fedsec: %s, the sum of %d clients", purpose, len(session.survivors))
+        carrier = next(message for message in replies if message.has_content())
+        metrics = {**mean.metrics, self._inner.weighted_by_key: mean.total}
+        return session, mean, records.mean_reply(carrier, metrics)
 
     def _require_run(self) -> _Run:
         if self._run is None:
@@ -257,30 +305,35 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
         ids = {one.metadata.dst_node_id: one for one in originals}
         return {run.client_of[node]: one for node, one in ids.items() if node in run.client_of}
 
-    def _parameters(self, plan: Plan, num_clients: int) -> Parameters | None:
+    def _parameters(self, task: Task, num_clients: int) -> Parameters | None:
         """For as many losses as the noise stands, or as asked for, or none; clients' policies judge them."""
-        n, needed = max(2, num_clients), plan.secagg_parameters
+        n, needed = max(2, num_clients), task.plan.secagg_parameters
         if needed is not None:
             lost = max(0, n - needed.min_survivors) / n
             tries = [_feasible(n, min(1.0, needed.max_corrupt / n), lost)]
         else:
             tries = [_feasible(n, self._corrupt_fraction, lost) for lost in (self._dropout_fraction, 0.0)]
-        found = next((one for one in tries if one is not None and protects(plan, one)), None)
+        found = next((one for one in tries if one is not None and task.allows(one)), None)
         if found is None:
             _log.warning("fedsec: no session is feasible with %d clients", num_clients)
         return found
 
     def _open(
-        self, grid: Grid, clients: Mapping[int, Message], arrays: dict[str, npt.NDArray[Any]], run: _Run
+        self,
+        grid: Grid,
+        clients: Mapping[int, Message],
+        name: str,
+        arrays: dict[str, npt.NDArray[Any]],
+        run: _Run,
     ) -> _Session | None:
-        if len(clients) > run.terms.max_clients:
-            raise InvalidArgumentError(
-                f"max_clients is {run.terms.max_clients}, but the strategy picked {len(clients)} nodes"
-            )
-        parameters = self._parameters(run.plan, len(clients))
+        most = run.terms.settings.num_clients
+        if len(clients) > most:
+            raise InvalidArgumentError(f"max_clients is {most}, but the strategy picked {len(clients)} nodes")
+        task = run.terms.task(name, arrays)
+        parameters = self._parameters(task, len(clients))
         if parameters is None:
             return None
-        vector_length, modulus_bits = ring_of(run.plan)
+        vector_length, modulus_bits = task.ring
         config = Config(
             session_id=secrets.token_bytes(32),
             round_id=time.time_ns(),
@@ -288,18 +341,20 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             vector_length=vector_length,
             parameters=parameters,
             modulus_bits=modulus_bits,
-            model_digest=run.terms.digest(arrays),
+            model_digest=run.terms.digest(name, arrays),
         )
-        return _Session(config, grid, clients, arrays, run.terms, self._phase_timeout)
+        return _Session(config, grid, clients, arrays, task, run.terms.to_bytes(), self._phase_timeout)
 
 
 class _Run:
     """One call of `start`: its terms, its plan, what it has charged, and who is behind which node."""
 
-    def __init__(self, terms: Terms, plan: Plan, ledger: Ledger | None) -> None:
-        self.terms, self.plan, self._ledger = terms, plan, ledger
+    def __init__(self, terms: Terms, plan: Plan, num_sums: int, ledger: Ledger | None) -> None:
+        self.num_sums, self._ledger = num_sums, ledger
         self.client_of: dict[int, int] = {}
         self.charged = 0
+        self.terms, self.plan = terms, plan
+        self.follow(plan)
 
     @classmethod
     def of(
@@ -310,12 +365,13 @@ class _Run:
         ledger_path: str | os.PathLike[str] | None,
     ) -> _Run:
         """Plans a run; refuses one that would spend more than its budget."""
-        wanted = replace(asked, num_rounds=whole("num_rounds", num_rounds, minimum=1))
-        plan = wanted.plan(schema_of(arrays))
-        budget = wanted.target_epsilon
-        if budget is not None and plan.epsilon(num_rounds) > budget:
+        num_sums = whole("num_rounds", num_rounds, minimum=1) * (2 if asked.evaluate_metrics else 1)
+        terms = replace(asked, settings=replace(asked.settings, num_rounds=num_sums))
+        plan = terms.task(TRAIN, arrays).plan
+        budget = terms.settings.target_epsilon
+        if budget is not None and plan.epsilon(num_sums) > budget:
             raise BudgetExceededError(
-                f"{num_rounds} rounds would spend epsilon {plan.epsilon(num_rounds):.6g}, "
+                f"{num_sums} rounds and evaluations would spend epsilon {plan.epsilon(num_sums):.6g}, "
                 f"the budget is {budget:g}"
             )
         ledger = None
@@ -323,17 +379,22 @@ class _Run:
             ledger = Ledger(
                 ledger_path,
                 target_epsilon=budget or 0.0,
-                target_delta=wanted.target_delta or 0.0,
+                target_delta=terms.settings.target_delta or 0.0,
                 neighboring_relation=plan.relation,
             )
-            if ledger.would_exceed(plan.event, num_rounds):
+            if ledger.would_exceed(plan.event, num_sums):
                 raise BudgetExceededError(
-                    f"the ledger has room for {ledger.remaining(plan.event)} rounds, got {num_rounds}"
+                    f"the ledger has room for {ledger.remaining(plan.event)} rounds and evaluations, "
+                    f"got {num_sums}"
                 )
-        return cls(wanted.settled(plan), plan, ledger)
+        return cls(terms, plan, num_sums, ledger)
+
+    def follow(self, plan: Plan) -> None:
+        """Goes on with a plan whose bound may have moved; all cost the same."""
+        self.plan, self.terms = plan, self.terms.following(plan)
 
     def charge(self, purpose: str) -> None:
-        """Before a round's release."""
+        """Before a release."""
         if self._ledger is not None and self.plan.event is not None:
             self._ledger.charge(self.plan.event, purpose=purpose)
         self.charged += 1
@@ -348,15 +409,16 @@ class _Session:
         grid: Grid,
         originals: Mapping[int, Message],
         arrays: dict[str, npt.NDArray[Any]],
-        terms: Terms,
+        task: Task,
+        terms: bytes,
         timeout: float,
     ) -> None:
-        self.arrays = arrays
+        self.arrays, self.task = arrays, task
         self._config, self._server = config, Server(config)
         self._grid, self._timeout = grid, timeout
         self._originals = originals
         self._client_of = {one.metadata.dst_node_id: client for client, one in originals.items()}
-        self._terms = terms.to_bytes()
+        self._terms = terms
 
     @property
     def public_key(self) -> bytes:
@@ -459,7 +521,11 @@ def _with_dtypes(stepped: ArrayRecord, before: dict[str, npt.NDArray[Any]]) -> A
         name: array.astype(before[name].dtype) if before[name].dtype.kind == "f" else before[name]
         for name, array in arrays.items()
     }
-    return ArrayRecord({name: Array(array) for name, array in kept.items()})
+    return _record(kept)
+
+
+def _record(arrays: Mapping[str, npt.NDArray[Any]]) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _reason(reply: Message) -> str:

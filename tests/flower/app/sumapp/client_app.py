@@ -22,10 +22,12 @@ def train(message, context):
     arrays = message.content["arrays"]
     moved = {name: array.numpy() + number for name, array in arrays.items() if name != "steps"}
     record = ArrayRecord({name: Array(value) for name, value in moved.items()} | {"steps": arrays["steps"]})
-    metrics = MetricRecord({"num-examples": number, "secret-loss": 12345.678})
+    metrics = MetricRecord({"num-examples": number, "number": number, "secret-loss": 12345.678})
     return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message, context):
-    raise AssertionError("nobody evaluates in the clear")
+    number = int(context.node_config["partition-id"]) + 1
+    metrics = MetricRecord({"num-examples": number, "number": number})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -41,6 +41,8 @@ def main(grid, context):
         directory=said["directory"],
         authority=said["authority"],
         max_clients=said["clients"],
+        train_metrics={"number": (0.0, 10.0), "secret-loss": (0.0, 10.0)},
+        evaluate_metrics={"number": (0.0, 10.0)} if said["evaluate"] else None,
         corrupt_fraction=0.1,
         dropout_fraction=0.2,
         phase_timeout=said["timeout"],
@@ -51,7 +53,8 @@ def main(grid, context):
     result = strategy.start(tapped, initial, num_rounds=said["rounds"], timeout=said["timeout"])
     report = {
         "arrays": {name: array.numpy().tolist() for name, array in result.arrays.items()},
-        "metrics": {r: dict(m) for r, m in result.train_metrics_clientapp.items()},
+        "train_metrics": {r: dict(m) for r, m in result.train_metrics_clientapp.items()},
+        "evaluate_metrics": {r: dict(m) for r, m in result.evaluate_metrics_clientapp.items()},
         "seen": tapped.seen,
     }
     Path(said["out"]).write_text(json.dumps(report))
