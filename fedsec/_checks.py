@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from reprlib import repr as short
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import numpy as np
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
+# Lists among them: of rows of unequal length numpy would not even say the dimension.
+_NO_NUMBERS = (bool, np.bool_, str, bytes, bytearray, complex, list, tuple)
+
 
 def real(name: str, value: object, allowed: str = "") -> float:
     """A float, possibly infinite; refuses NaN, booleans, strings, arrays, and what is no real number."""
     refusal = f"{name} must be a real number{allowed and ', ' + allowed}, got {value!r}"
-    if isinstance(value, (bool, np.bool_, str, bytes, bytearray, complex)) or np.ndim(cast(Any, value)):
+    if isinstance(value, _NO_NUMBERS) or np.ndim(cast(Any, value)):
         raise InvalidTypeError(refusal)
     try:
         number = float(cast(SupportsFloat, value))
@@ -65,6 +69,30 @@ def whole(name: str, value: object, *, minimum: int, maximum: int | None = None)
     if number < minimum or (maximum is not None and number > maximum):
         raise InvalidArgumentError(f"{name} must be {allowed}, got {number}")
     return number
+
+
+def mapping(name: str, value: object) -> Mapping[Any, Any]:
+    """A mapping, whatever is in it."""
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{name} must be a mapping, got {type(value).__name__}")
+    return value
+
+
+def same_as_saved(what: str, saved: object, mine: Mapping[str, Any]) -> None:
+    """Refuses saved settings that are not mine, whatever stands in their place."""
+    theirs = mapping(f"what the saved {what} was set to", saved)
+    for key in [*mine, *(key for key in theirs if key not in mine)]:
+        if not _equal(theirs.get(key), mine.get(key)):
+            raise InvalidArgumentError(
+                f"{key} of the saved {what} is {short(theirs.get(key))}, and {mine.get(key)!r} now"
+            )
+
+
+def _equal(theirs: object, mine: object) -> bool:
+    try:
+        return bool(theirs == mine)
+    except (RuntimeError, ValueError, TypeError):  # a tensor's or an array's answer is not one
+        return False
 
 
 def within(name: str, value: object, minimum: float, maximum: float) -> float:

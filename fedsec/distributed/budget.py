@@ -34,6 +34,7 @@ from fedsec.errors import (
     ProtocolError,
 )
 
+_SESSION_BYTES = 32
 _LAYOUT = Layout(
     what="list of reservations",
     application=0x66535276,  # "fSRv"
@@ -223,9 +224,16 @@ def _all(rows: sqlite3.Connection) -> dict[bytes, Event]:
     """All reservations; what cannot be read refuses everything."""
     found = rows.execute("SELECT session, event FROM reservations ORDER BY session").fetchall()
     try:
-        return {bytes.fromhex(session): _event(text) for session, text in found}
-    except (FedsecError, ValueError) as error:
+        return {_session_id(session): _event(text) for session, text in found}
+    except (FedsecError, ValueError, TypeError) as error:
         raise LedgerError(f"a reservation is damaged: {error}") from None
+
+
+def _session_id(text: str) -> bytes:
+    session_id = bytes.fromhex(text)
+    if len(session_id) != _SESSION_BYTES or session_id.hex() != text:
+        raise ValueError(f"a session has an id of {_SESSION_BYTES} bytes, got {text!r}")
+    return session_id
 
 
 def _event(text: object) -> Event:

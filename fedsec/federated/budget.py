@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedsec._checks import whole
+from fedsec._checks import mapping, whole
 from fedsec.accounting import Event, Ledger
 from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.federated.plan import Guarantee, Plan
@@ -77,8 +77,10 @@ class Budget:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes saved charges over; refuses such as would forget some."""
+        if mapping("budget of state", state).keys() != {"charges", "stopped_early"}:
+            raise InvalidTypeError(f"budget of state must be what state_dict returned, got {state!r}")
         charges = {}
-        for key, count in dict(state["charges"]).items():
+        for key, count in mapping("charges of state", state["charges"]).items():
             client = whole("a client of state", key, minimum=_EVERYBODY)
             charges[client] = whole("charges of state", count, minimum=0)
         for key, count in self._charges.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from fedsec._checks import mapping, real, same_as_saved
 from fedsec.clipping import AdaptiveClipping
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 from fedsec.federated.parameters import ParameterSpace
@@ -42,24 +44,28 @@ def decode(state: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, A
     """The saved values, tensors as arrays; refuses what another federation has saved."""
     if not isinstance(cast(object, state), Mapping) or set(state) != _KEYS:
         raise InvalidTypeError("state must be what state_dict returned")
-    if state["format"] != _FORMAT:
+    if type(state["format"]) is not int or state["format"] != _FORMAT:
         raise InvalidArgumentError(f"format of state must be {_FORMAT}, got {state['format']!r}")
-    theirs = dict(state["identity"])
-    for key in sorted(expected.keys() | theirs.keys()):
-        if expected.get(key) != theirs.get(key):
-            raise InvalidArgumentError(
-                f"{key} of the saved federation is {theirs.get(key)!r}, and {expected.get(key)!r} now"
-            )
-    vectors = {
-        name: value.numpy().copy() if isinstance(value, torch.Tensor) else value
-        for name, value in dict(state["strategy"]).items()
-    }
-    return {**state, "strategy": vectors}
+    same_as_saved("federation", state["identity"], expected)
+    size = sum(math.prod(shape) for shape in expected["parameters"].values())
+    kept = mapping("strategy of state", state["strategy"])
+    return {**state, "strategy": {name: _remembered(name, value, size) for name, value in kept.items()}}
+
+
+def _remembered(name: str, value: Any, size: int) -> Any:
+    """What a strategy keeps: plain values, and vectors over the parameters."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.shape != (size,) or not value.is_floating_point() or not bool(value.isfinite().all()):
+        raise InvalidArgumentError(
+            f"{name} of strategy must hold {size} finite numbers, got {value.dtype} {tuple(value.shape)}"
+        )
+    return value.detach().cpu().numpy().copy()
 
 
 def moved(plan: Plan, l2_clip_norm: object) -> Plan:
     """The plan with the bound where it was; only an adaptive one can have moved."""
-    if not plan.private or plan.rule.l2_clip_norm == l2_clip_norm:
+    if not plan.private or plan.rule.l2_clip_norm == real("l2_clip_norm of state", l2_clip_norm):
         return plan
     if not isinstance(plan.rule, AdaptiveClipping):
         raise InvalidArgumentError(

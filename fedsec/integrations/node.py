@@ -19,7 +19,7 @@ from typing import Any
 
 from fedsec.errors import IdentityError, ProtocolError
 from fedsec.secagg import Config, Directory, Enrolment, Identity, Participant, Policy
-from fedsec.secagg.identities import verify
+from fedsec.secagg.identities import require_public_key, verify
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,7 +53,7 @@ class Node:
         place = Path(folder)
         said = _read(place / "node.toml")
         directory = Directory.load(
-            place / "clients.directory", bytes.fromhex(said["authority"]), min_serial=said["min_serial"]
+            place / "clients.directory", said["authority"], min_serial=said["min_serial"]
         )
         passphrase = os.environ.get("FEDSEC_PASSPHRASE")
         identity = Identity.load(place / "identity.pem", passphrase.encode() if passphrase else None)
@@ -131,9 +131,12 @@ _MEMBERS = {"client_id": int, "authority": str, "min_serial": int, "max_corrupt"
 def _read(path: Path) -> dict[str, Any]:
     try:
         said: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IdentityError(f"{path}: {error}") from None
     if {name: type(value) for name, value in said.items()} != _MEMBERS:
         names = ", ".join(f"{name} ({kind.__name__})" for name, kind in _MEMBERS.items())
         raise IdentityError(f"{path}: it must hold {names}, and nothing else")
-    return said
+    try:
+        return said | {"authority": require_public_key("authority", bytes.fromhex(said["authority"]))}
+    except ValueError as error:
+        raise IdentityError(f"{path}: authority must be a key in hexadecimal digits: {error}") from None

@@ -34,6 +34,9 @@ except ImportError:
 
 Vector = npt.NDArray[np.integer[Any]]
 
+# More than any message takes with a Merkle tree of 2^16 leaves.
+_FRAME_BYTES, _BYTES_A_PARTICIPANT = 256, 2048
+
 _GO_ON, _UPLOAD, _DONE, _ABORTED = range(4)
 
 
@@ -182,9 +185,10 @@ class _Wire:
 
     def gather(self, message: bytes) -> list[bytes]:
         """Every rank's message, at the server's rank; nothing elsewhere."""
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self._size)]
-        dist.all_gather(lengths, torch.tensor([len(message)]), group=self._group)
-        widest = max(1, *(int(length) for length in lengths))
+        claimed = [torch.zeros(1, dtype=torch.int64) for _ in range(self._size)]
+        dist.all_gather(claimed, torch.tensor([len(message)]), group=self._group)
+        lengths = [_require_length(self.config, int(length)) for length in claimed]
+        widest = max(1, *lengths)
         rows = [torch.empty(widest, dtype=torch.uint8) for _ in lengths] if self.is_server else None
         dist.gather(_padded(message, widest), rows, dst=self._hub, group=self._group)
         return [_bytes(row, length) for row, length in zip(rows or [], lengths, strict=False)]
@@ -197,6 +201,8 @@ class _Wire:
         head = torch.zeros(3, dtype=torch.int64)
         dist.scatter(head, heads, src=self._hub, group=self._group)
         status, widest, length = (int(value) for value in head)
+        _require_length(self.config, widest)
+        _require_length(self.config, length)
         row = torch.empty(widest, dtype=torch.uint8)
         rows = [_padded(one, widest) for one in there] if self.is_server else None
         dist.scatter(row, rows, src=self._hub, group=self._group)
@@ -220,5 +226,16 @@ def _padded(message: bytes, length: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(message.ljust(length, b"\0")), dtype=torch.uint8)
 
 
-def _bytes(row: torch.Tensor, length: torch.Tensor | int) -> bytes:
-    return row[: int(length)].numpy().tobytes()
+def _bytes(row: torch.Tensor, length: int) -> bytes:
+    return row[:length].numpy().tobytes()
+
+
+def _require_length(config: Config, length: int) -> int:
+    """A length that another rank claims, before anybody makes room for it.
+
+    The longest message is a roster: for each participant its keys with their path twice, and a nonce.
+    """
+    most = _FRAME_BYTES + _BYTES_A_PARTICIPANT * len(config.ids)
+    if not 0 <= length <= most:
+        raise AggregationAborted(f"a message must take 0 to {most} bytes, a rank claims {length}")
+    return length

@@ -114,7 +114,7 @@ class Terms:
                     "evaluate_metrics": _metrics(said["evaluate_metrics"]),
                 }
             )
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidArgumentError(f"terms must be those of a run: {error}") from None
         if terms.to_bytes() != data:
             raise InvalidArgumentError("terms must be in canonical bytes")

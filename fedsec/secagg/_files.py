@@ -38,10 +38,12 @@ def read(path: Path, limit: int, *, private: bool = False) -> bytes:
     with errors_named(path):
         descriptor = os.open(path, _READ | (_NO_LINK if private else 0))
         with os.fdopen(descriptor, "rb") as file:
-            _require_plain(os.fstat(descriptor), private)
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise IdentityError(f"it takes more than the {limit} bytes allowed")
+            status = os.fstat(descriptor)
+            _require_plain(status, private)
+            size = min(limit, status.st_size)  # a read makes room for all that it is asked for
+            data = file.read(size + 1)
+        if len(data) > size:
+            raise IdentityError(f"it takes more than the {limit} bytes allowed, or grew while it was read")
         return data
 
 

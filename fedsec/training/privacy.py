@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fedsec import noise
-from fedsec._checks import whole
+from fedsec._checks import mapping, real, same_as_saved, whole
 from fedsec.accounting import Event, Ledger
 from fedsec.clipping import AdaptiveClipping, BookKeeper, RecordGradients, clipped_sum
 from fedsec.errors import (
@@ -433,23 +433,18 @@ class Privacy:
         InvalidArgumentError, InvalidTypeError
             Not such a state, or of a training with other sampling, clipping, noise or length; each is named.
         """
-        if set(state) != {"format", "plan", "steps", "l2_clip_norm"}:
+        if mapping("state", state).keys() != {"format", "plan", "steps", "l2_clip_norm"}:
             raise InvalidTypeError("state must be what state_dict returned")
-        if state["format"] != _FORMAT:
+        if type(state["format"]) is not int or state["format"] != _FORMAT:
             raise InvalidArgumentError(f"format of state must be {_FORMAT}, got {state['format']!r}")
-        mine = self._plan.identity()
-        theirs = dict(state["plan"])
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                raise InvalidArgumentError(
-                    f"{key} of the saved training is {theirs.get(key)!r}, and {mine.get(key)!r} now"
-                )
+        same_as_saved("training", state["plan"], self._plan.identity())
         steps = whole("steps of state", state["steps"], minimum=0, maximum=self._plan.planned_steps)
         if steps < self._steps:
             raise InvalidArgumentError(
                 f"steps of state must be at least the {self._steps} taken here, got {steps}"
             )
-        rule = replace(self._plan.rule, l2_clip_norm=state["l2_clip_norm"])  # type: ignore[type-var]
+        norm = real("l2_clip_norm of state", state["l2_clip_norm"])
+        rule = replace(self._plan.rule, l2_clip_norm=norm)  # type: ignore[type-var]
         if not isinstance(rule, AdaptiveClipping) and rule != self._plan.rule:
             raise InvalidArgumentError(f"l2_clip_norm of state must be {self._plan.rule.l2_clip_norm!r}")
         self._forget()
