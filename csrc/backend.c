@@ -16,7 +16,7 @@ static const fs_backend generic = {
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
     FS_NORMAL(fs_generic),
-    .bell = fs_generic_bell,
+    FS_BELL(fs_generic),
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -30,7 +30,7 @@ static const fs_backend aesni = {
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
     FS_NORMAL(fs_generic),
-    .bell = fs_generic_bell,
+    FS_BELL(fs_generic),
     .masked_sum = {FS_SUMS(fs_generic_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -43,7 +43,7 @@ static const fs_backend avx2 = {
     FS_LATTICE(fs_avx2),
     FS_GRID(fs_avx2),
     FS_NORMAL(fs_avx2),
-    .bell = fs_avx2_bell,
+    FS_BELL(fs_avx2),
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -56,7 +56,7 @@ static const fs_backend avx2_vaes = {
     FS_LATTICE(fs_avx2),
     FS_GRID(fs_avx2),
     FS_NORMAL(fs_avx2),
-    .bell = fs_avx2_bell,
+    FS_BELL(fs_avx2),
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_vaes256_aes128), FS_SUMS(fs_vaes256_aes256)},
     .aes_rounds = fs_vaes256_rounds,
 };
@@ -69,7 +69,7 @@ static const fs_backend avx512 = {
     FS_LATTICE(fs_avx512),
     FS_GRID(fs_avx512),
     FS_NORMAL(fs_avx512),
-    .bell = fs_avx512_bell,
+    FS_BELL(fs_avx512),
     .masked_sum = {FS_SUMS(fs_avx512_chacha20), FS_SUMS(fs_vaes512_aes128), FS_SUMS(fs_vaes512_aes256)},
     .aes_rounds = fs_vaes512_rounds,
 };
@@ -86,7 +86,7 @@ static const fs_backend neon = {
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
     FS_NORMAL(fs_generic),
-    .bell = fs_generic_bell,
+    FS_BELL(fs_generic),
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_generic_aes128), FS_SUMS(fs_generic_aes256)},
 };
 
@@ -101,7 +101,7 @@ static const fs_backend neon_aes = {
     FS_LATTICE(fs_generic),
     FS_GRID(fs_generic),
     FS_NORMAL(fs_generic),
-    .bell = fs_generic_bell,
+    FS_BELL(fs_generic),
     .masked_sum = {FS_SUMS(fs_neon_chacha20), FS_SUMS(fs_neon_aes128), FS_SUMS(fs_neon_aes256)},
     .aes_rounds = fs_neon_rounds,
 };

@@ -108,21 +108,25 @@ FS_INLINE TARGET uint32_t even_first(__m256i left, __m256i right)
     return (uint32_t)_mm256_movemask_epi8(packed);
 }
 
-TARGET size_t fs_avx2_bell(fs_bell_work *work)
-{
-    size_t n_out = 0;
-    for (size_t block = 0; block < FS_BELL_GROUP / FS_BELL_BLOCK; block++) {
-        half left = filter(work, FS_BELL_BLOCK * block), right = filter(work, FS_BELL_BLOCK * block + LANES);
-        int32_t values[FS_BELL_BLOCK];
-        const __m256i ordered[4] = {left.even, right.even, left.odd, right.odd};
-        memcpy(values, ordered, sizeof values);
-        uint32_t accepted = fs_bell_told(even_first(left.accepted, right.accepted));
-        uint32_t possible = fs_bell_told(even_first(left.possible, right.possible));
-        if (accepted != possible)
-            accepted = fs_bell_settle(work, block, n_out, accepted, accepted ^ possible);
-        n_out = fs_bell_keep(work, block, n_out, values, accepted);
+#define DEFINE_BELL(BITS)                                                                        \
+    TARGET size_t fs_avx2_bell##BITS(fs_bell_work *work, int##BITS##_t *out)                     \
+    {                                                                                            \
+        int##BITS##_t *next = out;                                                               \
+        for (; work->block < FS_BELL_BLOCKS; work->block++) {                                    \
+            size_t at = FS_BELL_BLOCK * work->block;                                             \
+            half left = filter(work, at), right = filter(work, at + LANES);                      \
+            uint32_t standing = even_first(left.accepted, right.accepted);                       \
+            if (!fs_bell_decided(work, &standing, even_first(left.possible, right.possible)))    \
+                break;                                                                           \
+            const __m256i ordered[4] = {left.even, right.even, left.odd, right.odd};             \
+            int32_t values[FS_BELL_BLOCK];                                                       \
+            memcpy(values, ordered, sizeof values);                                              \
+            next = fs_bell_keep##BITS(work, next, values, standing);                             \
+        }                                                                                        \
+        return (size_t)(next - out);                                                             \
     }
-    return n_out;
-}
+
+DEFINE_BELL(32)
+DEFINE_BELL(64)
 
 #endif

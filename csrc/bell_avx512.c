@@ -44,25 +44,50 @@ FS_INLINE TARGET uint32_t even_first(uint32_t lanes)
     return _pext_u32(lanes, 0x55555555) | _pext_u32(lanes, 0xaaaaaaaa) << 16;
 }
 
-/* The accepted of 16 values, one after the other. clang's memory sanitizer takes the instruction for a branch on each
- * value, and so gets a loop, whose addresses depend on what is accepted alone. */
-FS_INLINE TARGET size_t compress(int32_t *out, uint32_t accepted, __m512i values)
+/* Those of 16 numbers that stand, one after the other, and anything behind them. clang's memory sanitizer takes the
+ * instruction for a branch on each number, and so gets a loop, whose addresses depend on what stands alone. */
+FS_INLINE TARGET __m512i compress(uint32_t standing, __m512i numbers)
 {
 #ifdef FS_MEMORY_SANITIZER
-    int32_t lanes[16], *next = out;
-    _mm512_storeu_si512(lanes, values);
-    for (int i = 0; i < 16; i++) {
-        *next = lanes[i];
-        next += accepted >> i & 1;
-    }
-    return (size_t)(next - out);
+    int32_t lanes[16], kept[16] = {0};
+    _mm512_storeu_si512(lanes, numbers);
+    for (int i = 0, n = 0; i < 16; n += standing >> i++ & 1)
+        kept[n] = lanes[i];
+    return _mm512_loadu_si512(kept);
 #else
-    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)accepted, values));
-    return (size_t)_mm_popcnt_u32(accepted & 0xffff);
+    return _mm512_maskz_compress_epi32((__mmask16)standing, numbers);
 #endif
 }
 
-TARGET size_t fs_avx512_bell(fs_bell_work *work)
+/* Eight whole values. */
+FS_INLINE TARGET __m512i whole(__m256i shown, __m256i rest, __m128i hidden)
+{
+    __m512i last = _mm512_srli_epi64(_mm512_sll_epi64(_mm512_cvtepu32_epi64(rest), hidden), 32);
+    return _mm512_or_si512(_mm512_sll_epi64(_mm512_cvtepi32_epi64(shown), hidden), last);
+}
+
+/* Stores those of 16 values that stand, as 32 or 64 bits each; `rest` where that has bits of a value. */
+FS_INLINE TARGET uint8_t *keep(uint8_t *out, size_t size, uint32_t standing, __m512i shown, const uint32_t *rest,
+                               __m128i hidden)
+{
+    if (rest && size == 4)
+        shown = _mm512_or_si512(_mm512_sll_epi32(shown, hidden),
+                                _mm512_srl_epi32(_mm512_loadu_si512(rest), _mm_sub_epi32(_mm_cvtsi32_si128(32), hidden)));
+    __m512i kept = compress(standing, shown);
+    if (size == 4) {
+        _mm512_storeu_si512(out, kept);
+    } else {
+        __m256i left = _mm512_castsi512_si256(kept), right = _mm512_extracti64x4_epi64(kept, 1);
+        __m512i more = rest ? compress(standing, _mm512_loadu_si512(rest)) : _mm512_setzero_si512();
+        __m512i first = rest ? whole(left, _mm512_castsi512_si256(more), hidden) : _mm512_cvtepi32_epi64(left);
+        __m512i last = rest ? whole(right, _mm512_extracti64x4_epi64(more, 1), hidden) : _mm512_cvtepi32_epi64(right);
+        _mm512_storeu_si512(out, first);
+        _mm512_storeu_si512(out + 64, last);
+    }
+    return out + size * (size_t)_mm_popcnt_u32(standing & 0xffff);
+}
+
+FS_INLINE TARGET size_t draw(fs_bell_work *work, uint8_t *out, size_t size, int wide)
 {
     const fs_bell *bell = work->bell;
     table cells = load_table(bell->cells), slopes = load_table(bell->slopes), heights = load_table(bell->heights);
@@ -70,10 +95,10 @@ TARGET size_t fs_avx512_bell(fs_bell_work *work)
     __m512i one_step = constant(bell->step), curvature = constant(bell->curvature);
     __m512i first = _mm512_set1_epi32(bell->first);
     __m128i shift = _mm_cvtsi32_si128((int)(FS_BELL_SHOWN_BITS - bell->shown_bits));
-    int wide = bell->block_bits > bell->shown_bits;
-    size_t n_out = 0;
-    for (size_t block = 0; block < FS_BELL_GROUP / FS_BELL_BLOCK; block++) {
-        size_t at = FS_BELL_BLOCK * block;
+    __m128i hidden = _mm_cvtsi32_si128((int)fs_bell_hidden(bell));
+    uint8_t *next = out;
+    for (; work->block < FS_BELL_BLOCKS; work->block++) {
+        size_t at = FS_BELL_BLOCK * work->block;
         __m512i choice = _mm512_loadu_si512(work->choices + at);
         __m512i uniform = _mm512_loadu_si512(work->uniforms + at);
         __m512i offset = _mm512_loadu_si512(work->offsets + at);
@@ -91,10 +116,9 @@ TARGET size_t fs_avx512_bell(fs_bell_work *work)
         __m512i acceptance = _mm512_mulhi_epu16(look_up(heights, index), _mm512_mulhi_epu16(e, e));
         __m512i surely = _mm512_subs_epu16(acceptance, constant(FS_BELL_MARGIN));
         __m512i maybe = _mm512_adds_epu16(acceptance, constant(FS_BELL_MARGIN));
-        uint32_t accepted = fs_bell_told(even_first(_mm512_cmplt_epu16_mask(uniform, surely)));
-        uint32_t possible = fs_bell_told(even_first(_mm512_cmple_epu16_mask(uniform, maybe)));
-        if (accepted != possible)
-            accepted = fs_bell_settle(work, block, n_out, accepted, accepted ^ possible);
+        uint32_t standing = even_first(_mm512_cmplt_epu16_mask(uniform, surely));
+        if (!fs_bell_decided(work, &standing, even_first(_mm512_cmple_epu16_mask(uniform, maybe))))
+            break;
 
         __m512i high = _mm512_or_si512(_mm512_slli_epi16(index, 1), _mm512_srli_epi16(offset, 15));
         __m512i low = _mm512_and_si512(_mm512_srli_epi16(choice, 7), constant(1));
@@ -102,15 +126,23 @@ TARGET size_t fs_avx512_bell(fs_bell_work *work)
         high = _mm512_xor_si512(high, sign);
         __m512i even = _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
         __m512i odd = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low, 16), high);
-        if (wide) {
-            size_t n_even = compress((int32_t *)work->further + n_out, accepted, _mm512_loadu_si512(work->rest + at));
-            compress((int32_t *)work->further + n_out + n_even, accepted >> 16,
-                     _mm512_loadu_si512(work->rest + at + 16));
-        }
-        n_out += compress(work->values + n_out, accepted, _mm512_add_epi32(_mm512_sra_epi32(even, shift), first));
-        n_out += compress(work->values + n_out, accepted >> 16, _mm512_add_epi32(_mm512_sra_epi32(odd, shift), first));
+        even = _mm512_add_epi32(_mm512_sra_epi32(even, shift), first);
+        odd = _mm512_add_epi32(_mm512_sra_epi32(odd, shift), first);
+        next = keep(next, size, standing, even, wide ? work->rest + at : NULL, hidden);
+        next = keep(next, size, standing >> 16, odd, wide ? work->rest + at + 16 : NULL, hidden);
     }
-    return n_out;
+    return (size_t)(next - out) / size;
 }
+
+#define DEFINE_BELL(BITS)                                                      \
+    TARGET size_t fs_avx512_bell##BITS(fs_bell_work *work, int##BITS##_t *out) \
+    {                                                                          \
+        if (fs_bell_hidden(work->bell) > 0)                                    \
+            return draw(work, (uint8_t *)out, sizeof *out, 1);                 \
+        return draw(work, (uint8_t *)out, sizeof *out, 0);                     \
+    }
+
+DEFINE_BELL(32)
+DEFINE_BELL(64)
 
 #endif

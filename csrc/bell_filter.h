@@ -16,26 +16,52 @@ static inline unsigned fs_bell_candidate(unsigned i)
     return i < FS_BELL_BLOCK / 2 ? 2 * i : 2 * (i - FS_BELL_BLOCK / 2) + 1;
 }
 
-/* A block's candidates that stand, or that may: what shows of a candidate in times and addresses, and is no secret, as it
- * says next to nothing about the value that stands (docs/noise.md). */
-static inline uint32_t fs_bell_told(uint32_t candidates)
+/* How many bits of a value are in the candidate's `rest`. */
+static inline unsigned fs_bell_hidden(const fs_bell *bell)
 {
-    return (uint32_t)FS_TELL(candidates);
+    return bell->block_bits - bell->shown_bits;
 }
 
-/* Decides the candidates of a block that the filter leaves open; bits are in canonical order. Gives all that stand. */
-uint32_t fs_bell_settle(fs_bell_work *work, size_t block, size_t n_out, uint32_t accepted, uint32_t open);
-
-/* Keeps the values, in canonical order, of a block's candidates that stand: how many there are then. */
-static inline size_t fs_bell_keep(fs_bell_work *work, size_t block, size_t n_out, const int32_t *values,
-                                  uint32_t accepted)
+/* A value of which `rest` holds the last bits of a wide law's block. */
+static inline int64_t fs_bell_whole(unsigned hidden, int64_t shown, uint32_t rest)
 {
-    for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {
-        work->values[n_out] = values[i];
-        work->further[n_out] = work->rest[FS_BELL_BLOCK * block + i];
-        n_out += accepted >> i & 1;
+    return (int64_t)((uint64_t)shown << hidden | (uint64_t)rest << hidden >> 32);
+}
+
+/* What the filter says of the next block: whether all of it is decided, and then which candidates stand. This is what
+ * shows of candidates in times and addresses, and no secret: it says next to nothing about the values that stand
+ * (docs/noise.md). */
+static inline int fs_bell_decided(fs_bell_work *work, uint32_t *standing, uint32_t possible)
+{
+    uint32_t surely = (uint32_t)FS_TELL(*standing), maybe = (uint32_t)FS_TELL(possible);
+    if (surely != maybe) {
+        if (!work->settled) {
+            work->standing = surely;
+            work->possible = maybe;
+            return 0;
+        }
+        work->settled = 0;
+        surely = work->standing;
     }
-    return n_out;
+    *standing = surely;
+    return 1;
 }
+
+/* For backends without an instruction for it: the values of the next block that stand. */
+#define FS_BELL_KEEP(BITS)                                                                                             \
+    static inline int##BITS##_t *fs_bell_keep##BITS(const fs_bell_work *work, int##BITS##_t *out, const int32_t *shown, \
+                                                    uint32_t standing)                                                 \
+    {                                                                                                                  \
+        unsigned hidden = fs_bell_hidden(work->bell);                                                                  \
+        for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {                                                                 \
+            uint32_t rest = hidden ? work->rest[FS_BELL_BLOCK * work->block + i] : 0;                                  \
+            *out = (int##BITS##_t)fs_bell_whole(hidden, shown[i], rest);                                               \
+            out += standing >> i & 1;                                                                                  \
+        }                                                                                                              \
+        return out;                                                                                                    \
+    }
+
+FS_BELL_KEEP(32)
+FS_BELL_KEEP(64)
 
 #endif

@@ -54,42 +54,57 @@ FS_INLINE uint32_t below(uint32_t a, uint32_t b)
     return (a - b) >> 31;
 }
 
-size_t fs_generic_bell(fs_bell_work *work)
+typedef struct {
+    table cells, slopes, heights;
+} tables;
+
+/* The next block: its values, and which of its candidates stand, and which may. */
+FS_INLINE uint32_t filter(const fs_bell_work *work, const tables *t, int32_t *values, uint32_t *possible)
 {
     const fs_bell *bell = work->bell;
-    const table cells = load_table(bell->cells), slopes = load_table(bell->slopes), heights = load_table(bell->heights);
-    size_t n_out = 0;
-    for (size_t block = 0; block < FS_BELL_GROUP / FS_BELL_BLOCK; block++) {
-        int32_t values[FS_BELL_BLOCK];
-        uint32_t accepted = 0, possible = 0;
-        for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {
-            size_t at = FS_BELL_BLOCK * block + fs_bell_candidate(i);
-            uint32_t choice = fs_from_le16(work->choices[at]), offset = fs_from_le16(work->offsets[at]);
-            uint32_t uniform = fs_from_le16(work->uniforms[at]);
+    uint32_t standing = 0;
+    *possible = 0;
+    for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {
+        size_t at = FS_BELL_BLOCK * work->block + fs_bell_candidate(i);
+        uint32_t choice = fs_from_le16(work->choices[at]), offset = fs_from_le16(work->offsets[at]);
+        uint32_t uniform = fs_from_le16(work->uniforms[at]);
 
-            uint32_t found = look_up(&cells, choice % FS_BELL_CELLS);
-            uint32_t own = 0 - below(choice, found & 0xff00);
-            uint32_t index = (found ^ ((found ^ choice) & own)) % FS_BELL_CELLS;
-            uint32_t sign = 0 - (choice >> 6 & 1 & bell->mirrored);
+        uint32_t found = look_up(&t->cells, choice % FS_BELL_CELLS);
+        uint32_t own = 0 - below(choice, found & 0xff00);
+        uint32_t index = (found ^ ((found ^ choice) & own)) % FS_BELL_CELLS;
+        uint32_t sign = 0 - (choice >> 6 & 1 & bell->mirrored);
 
-            uint32_t t = (offset & bell->offset_mask) + (sign & bell->step);
-            t = (t | (0 - (t >> 16))) & UINT16_MAX; /* at most 2^16 - 1 */
-            uint32_t v = product(t, look_up(&slopes, index) + product(t, bell->curvature));
-            uint32_t e = FS_BELL_C3 - product(v, FS_BELL_C4);
-            e = FS_BELL_C0 - product(v, FS_BELL_C1 - product(v, FS_BELL_C2 - product(v, e)));
-            uint32_t acceptance = product(look_up(&heights, index), product(e, e));
-            accepted |= below(uniform + FS_BELL_MARGIN, acceptance) << i;
-            possible |= below(uniform, acceptance + FS_BELL_MARGIN + 1) << i;
+        uint32_t place = (offset & bell->offset_mask) + (sign & bell->step);
+        place = (place | (0 - (place >> 16))) & UINT16_MAX; /* at most 2^16 - 1 */
+        uint32_t v = product(place, look_up(&t->slopes, index) + product(place, bell->curvature));
+        uint32_t e = FS_BELL_C3 - product(v, FS_BELL_C4);
+        e = FS_BELL_C0 - product(v, FS_BELL_C1 - product(v, FS_BELL_C2 - product(v, e)));
+        uint32_t acceptance = product(look_up(&t->heights, index), product(e, e));
+        standing |= below(uniform + FS_BELL_MARGIN, acceptance) << i;
+        *possible |= below(uniform, acceptance + FS_BELL_MARGIN + 1) << i;
 
-            uint32_t magnitude = index << FS_BELL_SHOWN_BITS | offset << 1 | (choice >> 7 & 1);
-            uint32_t value = (magnitude >> (FS_BELL_SHOWN_BITS - bell->shown_bits)) ^ sign;
-            values[i] = (int32_t)(value + (uint32_t)bell->first);
-        }
-        accepted = fs_bell_told(accepted);
-        possible = fs_bell_told(possible);
-        if (accepted != possible)
-            accepted = fs_bell_settle(work, block, n_out, accepted, accepted ^ possible);
-        n_out = fs_bell_keep(work, block, n_out, values, accepted);
+        uint32_t magnitude = index << FS_BELL_SHOWN_BITS | offset << 1 | (choice >> 7 & 1);
+        uint32_t value = (magnitude >> (FS_BELL_SHOWN_BITS - bell->shown_bits)) ^ sign;
+        values[i] = (int32_t)(value + (uint32_t)bell->first);
     }
-    return n_out;
+    return standing;
 }
+
+#define DEFINE_BELL(BITS)                                                               \
+    size_t fs_generic_bell##BITS(fs_bell_work *work, int##BITS##_t *out)                \
+    {                                                                                   \
+        const fs_bell *bell = work->bell;                                               \
+        const tables t = {load_table(bell->cells), load_table(bell->slopes), load_table(bell->heights)}; \
+        int##BITS##_t *next = out;                                                      \
+        for (; work->block < FS_BELL_BLOCKS; work->block++) {                           \
+            int32_t values[FS_BELL_BLOCK];                                              \
+            uint32_t possible, standing = filter(work, &t, values, &possible);          \
+            if (!fs_bell_decided(work, &standing, possible))                            \
+                break;                                                                  \
+            next = fs_bell_keep##BITS(work, next, values, standing);                    \
+        }                                                                               \
+        return (size_t)(next - out);                                                    \
+    }
+
+DEFINE_BELL(32)
+DEFINE_BELL(64)

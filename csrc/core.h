@@ -59,7 +59,7 @@ typedef struct {
 /* A chunk's work for the kernels of the discrete Gaussian. */
 typedef struct fs_bell_work fs_bell_work;
 
-enum { FS_BELL_GROUP = 1024, FS_BELL_BLOCK = 32 };
+enum { FS_BELL_GROUP = 1024, FS_BELL_BLOCK = 32, FS_BELL_BLOCKS = FS_BELL_GROUP / FS_BELL_BLOCK };
 
 enum { FS_LANE16, FS_LANE32, FS_LANE64, FS_LANES };
 
@@ -81,8 +81,10 @@ struct fs_backend {
     void (*lattice_points)(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);
     void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
                            const uint64_t *offsets);
-    /* The values of a group's candidates that stand, in canonical order: how many (bell.h). */
-    size_t (*bell)(fs_bell_work *work);
+    /* Variates from a group's candidates, from the block on that is the next: how many. They stop before a block that the
+     * filter leaves open; up to FS_BELL_BLOCK elements behind the last variate may be overwritten (bell.h). */
+    size_t (*bell32)(fs_bell_work *work, int32_t *out);
+    size_t (*bell64)(fs_bell_work *work, int64_t *out);
     /* As many normal variates of mean 0 as a group has, from as many uniform words (normal.h). */
     void (*normal32)(float *out, const uint32_t *words, float stddev);
     void (*normal64)(double *out, const uint64_t *words, double stddev);
@@ -172,13 +174,15 @@ void fs_generator_start(fs_generator *generator, const fs_backend *backend, cons
 void fs_generator_fill(const fs_generator *generator, void *out, size_t n_bytes, const uint32_t stream[3],
                        uint32_t block);
 
-/* A group's candidates in words of the stream, in the stream's byte order, and what comes of them: in blocks of
- * FS_BELL_BLOCK, whose canonical order has the even candidates first. `rest` is in canonical order already. */
+/* A group's candidates in words of the stream, in the stream's byte order: in blocks of FS_BELL_BLOCK, whose canonical
+ * order has the even candidates first. `rest` is in canonical order already. Of the next block: which candidates stand,
+ * which may, and whether the former is settled. */
 struct fs_bell_work {
     uint16_t choices[FS_BELL_GROUP], uniforms[FS_BELL_GROUP], offsets[FS_BELL_GROUP];
     uint32_t rest[FS_BELL_GROUP];
-    int32_t values[FS_BELL_GROUP + FS_BELL_BLOCK];
-    uint32_t further[FS_BELL_GROUP + FS_BELL_BLOCK]; /* the `rest` of each value */
+    size_t block;
+    uint32_t standing, possible;
+    int settled;
     const fs_bell *bell;
     fs_generator generator;
     uint32_t chunk;

@@ -1,17 +1,18 @@
-/* The exact discrete Gaussian on the integers: Pr[y] proportional to exp(-y^2 / (2 stddev^2)).
+/* Exact bells on the integers: the discrete Gaussian, Pr[y] proportional to exp(-y^2 / (2 variance)), and Skellam laws of
+ * large variance v, Pr[y] = exp(-v) I_|y|(v), which are close to it.
  *
  * By rejection: a candidate y is drawn from a law whose probabilities are integers over a power of two, and stands
- * with probability exp(-y^2 / (2 stddev^2)) / (M times that of the candidate), which is at most 1. So the law of what
- * stands is exact as soon as each comparison of a uniform real with that number is right: nothing is rounded, cut off
- * or normalised. fedsec/_lattice.py makes the tables and says what is in them.
+ * with probability weight(y) / (M times that of the candidate), which is at most 1. So the law of what stands is exact
+ * as soon as each comparison of a uniform real with that number is right: nothing is rounded, cut off or normalised.
+ * fedsec/_bell.py makes the tables and says what is in them.
  *
  * A candidate takes 48 bits of the stream: 6 name a column of Walker's alias method [Wal77] and 8 are compared
  * with its threshold, which gives one of 64 cells; one bit is a sign and 17 an offset in the cell; 16 are the uniform
  * real's first. Cells are blocks of 2^block_bits integers, of which the leading 17 bits are these and the others come
  * from 32 bits more where a law is wide. The last cell is all that is beyond the others, where the caller draws.
  *
- * Three comparisons, each exact where it decides: 16-bit integers (bell.h) leave some 3 candidates in 10^4; double
- * precision (fs_bell_settle), with 64 bits more of the uniform real, decides but for one in 10^11 of these; the rest
+ * Three comparisons, each exact where it decides: 16-bit integers (bell_*.c) leave some 3 candidates in 10^4; double
+ * precision (stands), with 64 bits more of the uniform real, decides but for one in 10^7 of these or fewer; the rest
  * goes to the caller's integers, which draw as many bits as it takes. Candidates are numbered, and each has a
  * stream of its own for what it takes beyond its first bits: who decides never changes a word of another.
  *
@@ -22,18 +23,27 @@
 
 #include "bell_filter.h"
 
-/* In double precision y^2 / (2 stddev^2) is below 2^10 and off by 2^-42, the logarithm of the height by 2^-46, and
- * the uniform number by 2^-53. */
-static const double MARGIN = 0x1p-36;
-
 /* Streams of a chunk: the candidates' words, and what one candidate takes further. */
 enum { CANDIDATES, FURTHER = 2 };
 
-/* A value with the bits of a wide law's block that are not in the candidate's own words. */
-static int64_t whole_value(const fs_bell *bell, int64_t shown, uint32_t rest)
+/* The weight's logarithm. The square is below 2^10 where it matters and then off by 2^-42, the logarithm of the height by
+ * 2^-46, and the uniform number by 2^-53: less than 2^-36, the margin of a Gaussian. */
+static double log_weight(const fs_bell *bell, int64_t y)
 {
-    unsigned hidden = bell->block_bits - bell->shown_bits;
-    return hidden == 0 ? shown : (int64_t)((uint64_t)shown << hidden | (uint64_t)rest >> (32 - hidden));
+    double square = (double)y * (double)y / bell->variance;
+    if (!bell->skellam)
+        return -0.5 * square;
+    /* Debye's expansion of sqrt(2 pi v) exp(-v) I_y(v), off by less than 2 / v^2, which is in the margin (docs/noise.md):
+     * exp(-v (e^2 / 2 - e^4 / 24 + e^6 / 80 - ...)) (1 + e^2)^(-1/4) (1 + (3 - 5 p^2) / (24 s)), e = y / v, p = y / s, and s =
+     * v sqrt(1 + e^2); the series is the integral of asinh. */
+    double e2 = square / bell->variance, p2 = e2 / (1.0 + e2);
+    double series = 7.0 / 2304.0;
+    series = 5.0 / 896.0 - e2 * series;
+    series = 1.0 / 80.0 - e2 * series;
+    series = 1.0 / 24.0 - e2 * series;
+    series = 0.5 - e2 * series;
+    double correction = (3.0 - 5.0 * p2) / (24.0 * bell->variance * sqrt(1.0 + e2));
+    return -square * series - 0.25 * log1p(e2) + log1p(correction);
 }
 
 /* Whether the candidate is on the caller's list of those that do not stand. */
@@ -73,6 +83,7 @@ static bool stands(fs_bell_work *work, size_t place, size_t position)
     uint32_t cell = (choice < (found & 0xff00) ? choice : found) % FS_BELL_CELLS;
     int64_t magnitude = (cell << 17 | offset << 1 | (choice >> 7 & 1)) >> (FS_BELL_SHOWN_BITS - bell->shown_bits);
     int64_t shown = (choice >> 6 & 1 & bell->mirrored) ? ~magnitude : magnitude + bell->first;
+    uint32_t rest = fs_bell_hidden(bell) ? (uint32_t)FS_TELL(work->rest[place]) : 0;
 
     uint64_t further[2];
     uint32_t candidate = (uint32_t)(work->group * FS_BELL_GROUP + place);
@@ -82,65 +93,83 @@ static bool stands(fs_bell_work *work, size_t place, size_t position)
         .candidate = candidate,
         .position = position,
         .cell = cell,
-        .value = whole_value(bell, shown, (uint32_t)FS_TELL(work->rest[place])),
+        .value = fs_bell_whole(fs_bell_hidden(bell), shown, rest),
         .uniform_high = fs_from_le16((uint16_t)FS_TELL(work->uniforms[at])),
         .uniform_low = fs_from_le64(FS_TELL(further[0])),
     };
-    double z = (double)open.value / bell->stddev;
     double uniform = (double)open.uniform_high * 0x1p-16 + (double)open.uniform_low * 0x1p-80;
-    open.gap = exp(-0.5 * z * z - bell->log_heights[cell]) - uniform;
-    bool clear = cell != FS_BELL_CELLS - 1 && !work->exact_only && fabs(open.gap) > MARGIN;
+    open.gap = exp(log_weight(bell, open.value) - bell->log_heights[cell]) - uniform;
+    bool clear = cell != FS_BELL_CELLS - 1 && !work->exact_only && fabs(open.gap) > bell->margin;
     bool standing = clear ? open.gap > 0 : leave(work, &open);
     fs_wipe(further, sizeof further);
     fs_wipe(&open, sizeof open);
     return standing;
 }
 
-uint32_t fs_bell_settle(fs_bell_work *work, size_t block, size_t n_out, uint32_t accepted, uint32_t open)
+/* Decides the candidates of the next block that the filter leaves open. */
+static void settle(fs_bell_work *work)
 {
-    size_t position = work->n_done + n_out;
+    size_t position = work->n_done;
+    uint32_t open = work->standing ^ work->possible;
     for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {
-        if ((open >> i & 1) && stands(work, FS_BELL_BLOCK * block + i, position))
-            accepted |= UINT32_C(1) << i;
-        position += accepted >> i & 1;
+        uint32_t bit = UINT32_C(1) << i;
+        if ((open & bit) && stands(work, FS_BELL_BLOCK * work->block + i, position))
+            work->standing |= bit;
+        position += (work->standing & bit) != 0;
     }
-    return accepted;
+    work->settled = 1;
+}
+
+static void start(fs_bell_work *work, const fs_backend *backend, const fs_bell *bell, const uint8_t *key, uint32_t chunk)
+{
+    work->bell = bell;
+    work->chunk = chunk;
+    work->group = work->n_done = work->n_undecided = 0;
+    fs_generator_start(&work->generator, backend, key);
 }
 
 static void next_group(fs_bell_work *work)
 {
     const uint32_t stream[3] = {work->chunk, 0, CANDIDATES};
     size_t n_bytes = offsetof(fs_bell_work, rest) - offsetof(fs_bell_work, choices);
-    if (work->bell->block_bits > FS_BELL_SHOWN_BITS)
+    if (fs_bell_hidden(work->bell) > 0)
         n_bytes += sizeof work->rest;
     fs_generator_fill(&work->generator, work->choices, n_bytes, stream, (uint32_t)(work->group * (n_bytes / 16)));
+    work->block = 0;
+    work->settled = 0;
 }
 
+/* A group goes straight to its place, or, near the end, by way of one that has room for more than a group. */
 #define DEFINE_DISCRETE_GAUSSIAN(BITS)                                                                        \
     size_t fs_discrete_gaussian##BITS(const fs_backend *backend, const fs_bell *bell, int##BITS##_t *out,     \
                                       size_t length, const uint8_t *key, uint32_t chunk,                      \
                                       const uint32_t *refused, size_t n_refused, int exact_only,              \
                                       fs_bell_undecided *undecided, size_t room)                              \
     {                                                                                                         \
-        fs_bell_work work = {.bell = bell, .chunk = chunk, .exact_only = exact_only, .refused = refused,      \
-                             .n_refused = n_refused, .undecided = undecided, .room = room};                   \
-        fs_generator_start(&work.generator, backend, key);                                                    \
+        fs_bell_work work;                                                                                    \
+        int##BITS##_t last[FS_BELL_GROUP + FS_BELL_BLOCK];                                                    \
+        start(&work, backend, bell, key, chunk);                                                              \
+        work.exact_only = exact_only;                                                                         \
+        work.refused = refused;                                                                               \
+        work.n_refused = n_refused;                                                                           \
+        work.undecided = undecided;                                                                           \
+        work.room = room;                                                                                     \
         for (; work.n_done < length; work.group++) {                                                          \
-            next_group(&work);                                                                                \
-            size_t n = backend->bell(&work);                                                                  \
-            n = n < length - work.n_done ? n : length - work.n_done;                                          \
-            int##BITS##_t *to = out + work.n_done;                                                            \
-            if (bell->block_bits > FS_BELL_SHOWN_BITS)                                                        \
-                for (size_t j = 0; j < n; j++)                                                                \
-                    to[j] = (int##BITS##_t)whole_value(bell, work.values[j], work.further[j]);                \
-            else                                                                                              \
-                for (size_t j = 0; j < n; j++)                                                                \
-                    to[j] = work.values[j];                                                                   \
-            work.n_done += n;                                                                                 \
+            size_t begin = work.n_done, left = length - begin;                                                \
+            bool fits = left >= FS_BELL_GROUP + FS_BELL_BLOCK;                                                \
+            int##BITS##_t *to = fits ? out + begin : last;                                                    \
+            for (next_group(&work);; settle(&work)) {                                                         \
+                work.n_done += backend->bell##BITS(&work, to + (work.n_done - begin));                        \
+                if (work.block == FS_BELL_BLOCKS)                                                             \
+                    break;                                                                                    \
+            }                                                                                                 \
+            if (!fits)                                                                                        \
+                memcpy(out + begin, last, (left < work.n_done - begin ? left : work.n_done - begin) * sizeof last[0]); \
         }                                                                                                     \
         size_t n_undecided = work.n_undecided;                                                                \
         while (n_undecided > 0 && n_undecided <= room && undecided[n_undecided - 1].position >= length)       \
             n_undecided--;                                                                                    \
+        fs_wipe(last, sizeof last);                                                                           \
         fs_wipe(&work, sizeof work);                                                                          \
         return n_undecided;                                                                                   \
     }

@@ -8,7 +8,7 @@ void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key
                                 uint32_t counter);
 
 FS_DECLARE_NORMAL(fs_generic);
-size_t fs_generic_bell(fs_bell_work *work);
+FS_DECLARE_BELL(fs_generic);
 FS_DECLARE_LATTICE(fs_generic);
 FS_DECLARE_NOISE(fs_generic);
 FS_DECLARE_GRID(fs_generic);

@@ -21,6 +21,12 @@
                                  const uint64_t *offsets)
 #define FS_LATTICE(PREFIX) .lattice_points = PREFIX##_lattice_points, .lattice_blocks = PREFIX##_lattice_blocks
 
+/* The kernels of discrete_gaussian.c, for the table of backends. */
+#define FS_DECLARE_BELL(PREFIX) \
+    size_t PREFIX##_bell32(fs_bell_work *work, int32_t *out); \
+    size_t PREFIX##_bell64(fs_bell_work *work, int64_t *out)
+#define FS_BELL(PREFIX) .bell32 = PREFIX##_bell32, .bell64 = PREFIX##_bell64
+
 /* The kernels of normal.h, for the table of backends. */
 #define FS_DECLARE_NORMAL(PREFIX) \
     void PREFIX##_normal32(float *out, const uint32_t *words, float stddev); \

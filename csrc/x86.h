@@ -19,8 +19,8 @@ int fs_runs_avx512(void);
 
 FS_DECLARE_NORMAL(fs_avx2);
 FS_DECLARE_NORMAL(fs_avx512);
-size_t fs_avx2_bell(fs_bell_work *work);
-size_t fs_avx512_bell(fs_bell_work *work);
+FS_DECLARE_BELL(fs_avx2);
+FS_DECLARE_BELL(fs_avx512);
 FS_DECLARE_LATTICE(fs_avx2);
 FS_DECLARE_LATTICE(fs_avx512);
 FS_DECLARE_NOISE(fs_aesni);

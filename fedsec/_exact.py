@@ -9,6 +9,7 @@ Bounds on a real number are a pair of integers in units of 2^-bits.
 
 References
 ----------
+[Olv97] Olver. Asymptotics and Special Functions. A K Peters, 1997.
 [Wal77] Walker. An Efficient Method for Generating Discrete Random Variables with General Distributions. ACM
     TOMS 3(3), 1977.
 """
@@ -149,3 +150,33 @@ def stirling(y: int, bits: int) -> Bounds:
             break
         total, power, least = total + term, power * y * y, abs(term)
     raise ArithmeticError(f"Stirling's series at {y} does not reach {bits} bits")
+
+
+def scaled_bessel(n: int, p: int, q: int, bits: int) -> Bounds:
+    """Bounds on sqrt(2 pi x) exp(-x) I_n(x), for n >= 0 and x = p / q >= 2^14, a few units apart.
+
+    By Hankel's series [Olv97, ch. 7, sec. 13], with the error that docs/noise.md proves: for n, K <= x / 4 it
+    is at most max(1, K / (n - 1/2)) times the first term left out, the K-th, plus 2^(-x / 2). ArithmeticError
+    where that is not enough; further out the value is below 2^(-x / 32).
+    """
+    if bits * 32 * q > p:
+        raise ArithmeticError(f"the weight of {n} for a variance of {p / q!r} to {bits} bits")
+    if 4 * n * q > p:
+        return 0, 1
+    if n == 0:  # I_0 = I_2 + 2 I_1 / x
+        (low, high), (least, most) = (scaled_bessel(m, p, q, bits) for m in (1, 2))
+        return least + 2 * low * q // p, most + 2 * high * q // p + 1
+    guard = 32 + 3 * n * n * q // (4 * p)  # terms grow to exp(n^2 / 2 x)
+    term = total = 1 << bits + guard
+    error = total_error = 0
+    for k in count():
+        numerator, denominator = (4 * n * n - (2 * k + 1) ** 2) * q, 8 * (k + 1) * p
+        term = -term * numerator // denominator
+        error = error * abs(numerator) // denominator + 2
+        if term in (0, -1):
+            break
+        total, total_error = total + term, total_error + error
+    if 4 * (k + 1) * q > p:
+        raise ArithmeticError(f"Hankel's series at {p / q!r} does not reach {bits} bits")
+    total_error += 2 * (k + 1) * (1 + error)
+    return max((total - total_error >> guard) - 1, 0), (total + total_error >> guard) + 2

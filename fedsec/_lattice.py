@@ -4,7 +4,7 @@ A table has 2^k cells whose probabilities are integers over 2^32. Where a law is
 and has its probability rounded down; what is missing everywhere is drawn from the last cell, exactly. Where
 it is wide, a cell is a block of 2^b integers: a value is drawn uniformly in it and stands with probability
 weight / height, with a height that makes that at most 1; all that is beyond is drawn from the last cell.
-Skellam noise that is wide is the difference of two Poisson variates.
+Skellam noise that is wide is drawn as discrete Gaussian noise is [fedsec/_bell.py].
 
 All of it is integers and fractions; parameters are the exact values of their doubles. The only doubles that
 come out, logarithms of heights, are read with room for their rounding (csrc/lattice.c).
@@ -235,18 +235,16 @@ class Table:
 
 
 @lru_cache(maxsize=32)
-def tables(name: str, parameter: float) -> tuple[Table, ...]:
-    """The table of "poisson" or "skellam", cached.
+def table(name: str, parameter: float) -> Table:
+    """The table of "poisson", or of "skellam" where it is narrow; cached. Single integers where they fit."""
+    if is_narrow(name, parameter):
+        return point_table(_LAWS[name](parameter))
+    return block_table(WidePoisson(parameter))
 
-    Single integers where 2^12 cells are enough, else blocks. Skellam noise that is wider than that is the
-    difference of the variates of two tables.
-    """
-    law = _LAWS[name](parameter)
-    if _index_bits(law) <= MAX_INDEX_BITS:
-        return (point_table(law),)
-    if name == "skellam":
-        return tables("poisson", parameter / 2.0) * 2
-    return (block_table(WidePoisson(parameter)),)
+
+def is_narrow(name: str, parameter: float) -> bool:
+    """Whether 2^12 cells are enough for the law's integers."""
+    return _index_bits(_LAWS[name](parameter)) <= MAX_INDEX_BITS
 
 
 _LAWS: dict[str, Callable[[float], NarrowLaw]] = {"poisson": Poisson, "skellam": Skellam}

@@ -180,7 +180,7 @@ def skellam(
     addresses depend on the noise drawn.
     """
     allowed = _Range("variance", MIN_MEAN, MAX_SKELLAM_VARIANCE)
-    return _integers(partial(draw_lattice, "skellam"), size, dtype, allowed, variance, insecure_key)
+    return _integers(_draw_skellam, size, dtype, allowed, variance, insecure_key)
 
 
 def poisson(
@@ -345,14 +345,31 @@ def draw_discrete_gaussian(
     out: npt.NDArray[Any],
     stddev: float,
     insecure_key: bytes | None = None,
+    backend: _kernels.Backend = _kernels.best_backend,
+) -> None:
+    """Fills an int32 or int64 array. For measurements: a backend."""
+    draw_bells(out, _bell.DiscreteGaussian(stddev), insecure_key, backend=backend)
+
+
+def _draw_skellam(out: npt.NDArray[Any], variance: float, insecure_key: bytes | None) -> None:
+    if _lattice.is_narrow("skellam", variance):
+        draw_lattice("skellam", out, variance, insecure_key)
+    else:
+        draw_bells(out, _bell.WideSkellam(variance), insecure_key)
+
+
+def draw_bells(
+    out: npt.NDArray[Any],
+    law: _bell.Law,
+    insecure_key: bytes | None = None,
     exact_only: bool = False,
     backend: _kernels.Backend = _kernels.best_backend,
 ) -> None:
     """Fills an int32 or int64 array. For tests: integers alone decide what is open; a backend."""
-    table = _bell.table(stddev)
+    table = _bell.table(law)
     with _kernels.key_of_call(insecure_key) as key:
         for chunk, piece in _chunks(out, _kernels.BELL_CHUNK):
-            _draw_bell(piece, table, _Words(key, chunk, 0, backend), exact_only)
+            _draw_bell(piece, table, _Words(key, chunk, backend), exact_only)
 
 
 def _draw_bell(out: npt.NDArray[Any], table: _bell.Bell, words: _Words, exact_only: bool) -> None:
@@ -392,17 +409,10 @@ def draw_lattice(
     For tests and measurements: `exact_only` leaves to integers whatever a block's bound does not decide. The
     law is the same; the bits are not, as what integers refuse is drawn anew from other words.
     """
-    tables = _lattice.tables(name, parameter)
+    table = _lattice.table(name, parameter)
     with _kernels.key_of_call(insecure_key) as key:
         for chunk, piece in _chunks(out, _kernels.LATTICE_CHUNK):
-            if len(tables) == 1:
-                _draw_chunk(piece, tables[0], _Words(key, chunk, 0, backend), exact_only)
-                continue
-            both = np.empty((2, piece.size), np.int64)
-            for i, (row, table) in enumerate(zip(both, tables, strict=True)):
-                _draw_chunk(row, table, _Words(key, chunk, i, backend), exact_only)
-            piece[...] = both[0] - both[1]
-            both[...] = 0
+            _draw_chunk(piece, table, _Words(key, chunk, backend), exact_only)
 
 
 def _chunks(out: npt.NDArray[Any], size: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -413,15 +423,11 @@ def _chunks(out: npt.NDArray[Any], size: int) -> Iterator[tuple[int, npt.NDArray
 
 
 class _Words(NamedTuple):
-    """Where words come from: key, chunk, and which of the two summands of its variates; and the backend."""
+    """Where words come from: key and chunk, and the backend."""
 
     key: Any
     chunk: int
-    summand: int
     backend: _kernels.Backend
-
-    def retry(self, number: int) -> int:
-        return self.summand << 31 | number
 
     def of_candidate(self, candidate: int) -> Iterator[int]:
         """What a candidate takes beyond the words that csrc/discrete_gaussian.c has read."""
@@ -429,7 +435,7 @@ class _Words(NamedTuple):
 
     def further(self, number: int, place: int) -> Iterator[int]:
         """More digits for a comparison: the one at `place` among the undecided of a retry."""
-        stream = (self.chunk, self.retry(number), 3)  # 0 to 2 are purposes in csrc/lattice.c
+        stream = (self.chunk, number, 3)  # 0 to 2 are purposes in csrc/lattice.c
         return self._from(stream, place << 12)
 
     def _from(self, stream: tuple[int, int, int], first_block: int) -> Iterator[int]:
@@ -443,7 +449,7 @@ def _draw_chunk(out: npt.NDArray[Any], table: _lattice.Table, words: _Words, exa
     """Draws anew, from other words, whatever C leaves to us and does not stand."""
 
     def draw(part: npt.NDArray[Any], number: int) -> list[_kernels.Undecided]:
-        given = (table.arrays, words.key, words.chunk, words.retry(number), exact_only, words.backend)
+        given = (table.arrays, words.key, words.chunk, number, exact_only, words.backend)
         return _kernels.lattice(part, *given)
 
     used = 0

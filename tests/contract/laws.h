@@ -1,4 +1,6 @@
 /* Laws for the drivers: numbers at random in all that the entry points leave open. */
+#include <math.h>
+
 #include "core.h"
 
 static uint64_t state = 88172645463325252;
@@ -17,7 +19,7 @@ static inline double draw_unit(void)
     return (double)(draw() >> 11) / 9007199254740992.0;
 }
 
-/* A discrete Gaussian's table, but with any columns, slopes and heights: cells are integers where block_bits is 0.
+/* A discrete Gaussian's or a Skellam law's table, but with any columns, slopes and heights: cells are integers where block_bits is 0.
  * Half of all candidates, or more, are open to the second comparison where `open`. */
 static inline fs_bell draw_bell(unsigned block_bits, int open)
 {
@@ -30,7 +32,9 @@ static inline fs_bell draw_bell(unsigned block_bits, int open)
         .offset_mask = (uint16_t)(0x10000 - (shown < 16 ? 0x10000 >> shown : 1)),
         .step = (uint16_t)(shown == 0 ? UINT16_MAX : shown > 16 ? 0 : 0x10000 >> shown),
         .curvature = (uint16_t)(block_bits ? draw() % 4096 : 0),
-        .stddev = (double)(UINT64_C(1) << block_bits) * (4.0 + 4.0 * draw_unit()),
+        .skellam = block_bits > 0 && draw() % 2,
+        .variance = ldexp(16.0 + 48.0 * draw_unit(), 2 * (int)block_bits),
+        .margin = 0x1p-36,
     };
     for (int i = 0; i < FS_BELL_CELLS; i++) {
         bell.cells[i] = (uint16_t)((draw() & 0xff00) | draw() % FS_BELL_CELLS);

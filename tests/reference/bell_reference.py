@@ -1,4 +1,4 @@
-"""The discrete Gaussian's way from words to variates, candidate by candidate, each decided with mpmath.
+"""Discrete Gaussian and wide Skellam noise from words to variates, each candidate decided with mpmath.
 
 Of the core's table only the whole numbers are read: thresholds and aliases, counts, and the unit of a count.
 """
@@ -8,6 +8,7 @@ from itertools import count
 
 import mpmath as mp
 
+from fedsec import _bell
 from reference.masks_reference import noise_stream
 
 GROUP, BLOCK, CELLS = 1024, 32, 64
@@ -51,20 +52,28 @@ def candidates(table, key: bytes, chunk: int = 0) -> Iterator[tuple[int, int, in
                 yield group * GROUP + place, cell, value, uniforms[lane]
 
 
-def probability(table, stddev: float, cell: int, value: int) -> mp.mpf:
+def weight(law, y: int) -> mp.mpf:
+    """exp(-y^2 / (2 variance)), or sqrt(2 pi v) exp(-v) I_|y|(v)."""
+    v = mp.mpf(law.variance.numerator) / law.variance.denominator
+    gaussian = mp.exp(-(mp.mpf(y) ** 2) / (2 * v))
+    if isinstance(law, _bell.DiscreteGaussian) or y * y > 81 * v:  # so far out nobody sees a difference
+        return gaussian
+    return mp.sqrt(2 * mp.pi * v) * mp.exp(-v) * mp.besseli(abs(y), v)
+
+
+def probability(table, cell: int, value: int) -> mp.mpf:
     """With which a candidate stands."""
     with mp.workdps(DIGITS):
-        weight = mp.exp(-(mp.mpf(value) ** 2) / (2 * mp.mpf(stddev) ** 2))
-        return weight * 2**256 / (table.counts[cell] * table.unit)
+        return weight(table.law, value) * 2**256 / (table.counts[cell] * table.unit)
 
 
-def variates(table, stddev: float, key: bytes, size: int) -> list[int]:
+def variates(table, key: bytes, size: int) -> list[int]:
     """The candidates that stand, in order; uniform reals of 16 + 64 digits, and none in the last cell."""
     out: list[int] = []
     for number, cell, value, first in candidates(table, key):
         if len(out) == size:
             break
-        acceptance = probability(table, stddev, cell, value)
+        acceptance = probability(table, cell, value)
         whole = mp.floor(acceptance * 2**16)
         part = acceptance * 2**16 - whole
         if cell == CELLS - 1:
