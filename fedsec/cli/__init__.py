@@ -21,6 +21,7 @@ from fedsec.cli.directory import directory
 from fedsec.cli.doctor import doctor
 from fedsec.cli.identity import identity
 from fedsec.cli.ledger import ledger
+from fedsec.cli.simulate import simulate
 from fedsec.errors import FedsecError
 
 
@@ -30,7 +31,7 @@ def commands() -> None:
     """The privacy layer for federated learning."""
 
 
-for command in (epsilon, calibrate, curve, ledger, identity, directory, demo, bench, doctor):
+for command in (epsilon, calibrate, curve, ledger, identity, directory, demo, simulate, bench, doctor):
     commands.add_command(command)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -34,13 +34,15 @@ _PRG = "chacha20"
 class Aggregate:
     """The exact integer sum over the survivors; secret until noise is added where noise is central.
 
-    `seconds`: "masking", one client's share of the protocol (the mean), and "unmasking", the server's.
+    `seconds`: "masking", one client's share of the protocol (the mean), and "unmasking", the server's;
+    `phases`: the same by phase, "client" and "server", where the protocol was run.
     """
 
     integers: Integers
     survivors: tuple[int, ...]
     seconds: dict[str, float]
     bytes_per_client: float
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Collector(Protocol):
@@ -138,9 +140,8 @@ class Masked:
         outcome = self._session.finish()
         phases = outcome.seconds.values()
         seconds = {"masking": sum(s["client"] for s in phases), "unmasking": sum(s["server"] for s in phases)}
-        return Aggregate(
-            self._mechanism.lift(outcome.sum), outcome.survivors, seconds, outcome.bytes_per_client
-        )
+        total = self._mechanism.lift(outcome.sum)
+        return Aggregate(total, outcome.survivors, seconds, outcome.bytes_per_client, outcome.seconds)
 
 
 class SessionKeyMasked:

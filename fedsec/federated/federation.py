@@ -354,5 +354,6 @@ def _operator_figures(current: Round, total: Aggregate, noise_seconds: float) ->
         dropped=tuple(client for client in current.cohort if client not in total.survivors),
         bytes_per_client=total.bytes_per_client,
         seconds={"training": current.training_seconds, **total.seconds, "noise": noise_seconds},
+        phases=total.phases,
         **current.figures(),
     )

@@ -24,7 +24,11 @@ PHASES = tuple(phase.value for phase in secagg.PHASES)
 
 @dataclass(frozen=True)
 class OperatorFigures:
-    """Exact figures about participants: for whoever runs the round, covered by no guarantee."""
+    """Exact figures about participants: for whoever runs the round, covered by no guarantee.
+
+    `seconds` are of "training", "masking" (one client, the mean), "unmasking" and "noise" (the server);
+    `phases` are those of the protocol, where it was run: seconds of one "client" and of the "server".
+    """
 
     survivors: tuple[int, ...]
     dropped: tuple[int, ...]
@@ -32,6 +36,7 @@ class OperatorFigures:
     clipped_fraction: float
     bytes_per_client: float
     seconds: dict[str, float]
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,14 @@ from typing import IO, Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from fedsec._checks import probability, whole
 from fedsec.errors import AggregationAborted, InvalidArgumentError, InvalidTypeError
@@ -108,10 +115,33 @@ class RoundMetrics:
             "clipped_fraction": figures.clipped_fraction if figures else None,
             "bytes_per_client": figures.bytes_per_client if figures else None,
             **{f"seconds_{part}": (figures.seconds if figures else {}).get(part) for part in _PARTS},
+            **{
+                f"seconds_{phase}_{side}": (figures.phases if figures else {}).get(phase, {}).get(side)
+                for phase in PHASES
+                for side in _SIDES
+            },
         }
 
 
 _PARTS = ("masking", "unmasking", "noise")
+_SIDES = ("client", "server")
+
+
+def mean_phases(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Seconds of secure aggregation by phase, the mean over rounds: {phase: {"client": s, "server": s}}.
+
+    From records with operator data; phases that no round has are left out.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        for phase in PHASES:
+            for side in _SIDES:
+                if (seconds := record.get(f"seconds_{phase}_{side}")) is not None:
+                    found.setdefault(phase, {}).setdefault(side, []).append(seconds)
+    return {
+        phase: {side: sum(taken) / len(taken) for side, taken in sides.items()}
+        for phase, sides in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -226,14 +256,15 @@ def simulate(
     sent = [one.operator_only.bytes_per_client for one in history if one.operator_only]
     return Simulation(
         guarantee=federation.spent(),
-        aggregation=_AGGREGATIONS[federation.settings.secure_aggregation],
+        aggregation=AGGREGATIONS[federation.settings.secure_aggregation],
         history=tuple(history),
         seconds=time.perf_counter() - started,
         bytes_per_client=sum(sent),
     )
 
 
-_AGGREGATIONS = {
+# What the masks of a federation are, in words.
+AGGREGATIONS = {
     True: "secure aggregation, all parties in one process",
     False: "sums in the clear",
     SESSION_KEY: "a rehearsal: masks from one session key, which hide nothing from whoever runs it",
@@ -315,14 +346,27 @@ def _bar(federation: Federation, wanted: bool) -> Iterator[Callable[[RoundMetric
         TextColumn("epsilon {task.fields[epsilon]:.3g} {task.fields[metrics]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) if wanted else nullcontext() as bar:
+    with _progress(columns) if wanted else nullcontext() as bar:
         if bar is None:
             yield None
             return
-        task = bar.add_task("", total=federation.settings.num_rounds, epsilon=0.0, metrics="")
+        task = bar.add_task(
+            "",
+            total=federation.settings.num_rounds or federation.plan.planned_charges,
+            epsilon=0.0,
+            metrics="",
+        )
 
         def hear(one: RoundMetrics) -> None:
             shown = " ".join(f"{name} {value:.4g}" for name, value in one.metrics.items())
             bar.update(task, completed=one.round_id, epsilon=one.epsilon, metrics=shown)
 
         yield hear
+
+
+def _progress(columns: Iterable[ProgressColumn]) -> Progress:
+    """On standard error, and only where somebody looks."""
+    console = Console(stderr=True)
+    return Progress(
+        *columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)
+    )

@@ -4,7 +4,7 @@
 covers. Nothing is written until all of it is ready: a file is either as it was before the call or complete.
 """
 
-from fedsec.report.files import Report, require_picture, require_target, write, write_all
+from fedsec.report.files import Report, finite, require_picture, require_target, write, write_all
 from fedsec.report.privacy import PrivacyReport
 
-__all__ = ["PrivacyReport", "Report", "require_picture", "require_target", "write", "write_all"]
+__all__ = ["PrivacyReport", "Report", "finite", "require_picture", "require_target", "write", "write_all"]

@@ -32,7 +32,7 @@ class Report:
 
     def json(self) -> str:
         """The record as one JSON object; infinity, which JSON lacks, becomes null."""
-        return json.dumps(_finite(self.record), indent=2, allow_nan=False) + "\n"
+        return json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n"
 
     def _lines(self, picture: str | None) -> Iterator[str]:
         yield f"# {self.title}"
@@ -96,9 +96,10 @@ def write_all(files: Mapping[Path, bytes]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values for JSON, which has no infinity: that becomes null."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and math.isinf(value) else value

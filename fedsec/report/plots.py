@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,19 +17,100 @@ _MAX_ROWS = 60
 
 
 def accuracy_and_epsilon(
-    accuracy: Sequence[float], epsilon: Sequence[float], reference: float, title: str
+    accuracy: Sequence[float], epsilon: Sequence[float], reference: float | None, title: str
 ) -> bytes:
-    """A PNG with accuracy (left axis, the level reached without privacy dashed) and epsilon over rounds."""
+    """A PNG with accuracy (left axis) and epsilon (right axis) over rounds.
+
+    `reference`, if there is one, is the accuracy without privacy, a dashed level. Where epsilon is infinite
+    there is accuracy alone.
+    """
     rounds = range(1, len(accuracy) + 1)
     figure = _figure(7.0, 4.0)
     left = figure.add_subplot()
     left.plot(rounds, accuracy, color="tab:blue", label="accuracy")
-    left.axhline(reference, color="tab:blue", linestyle="--", linewidth=1, label="accuracy without privacy")
+    if reference is not None:
+        left.axhline(
+            reference, color="tab:blue", linestyle="--", linewidth=1, label="accuracy without privacy"
+        )
     left.set(xlabel="round", ylabel="accuracy", ylim=(0, 1), title=title)
-    right = left.twinx()
-    right.plot(rounds, epsilon, color="tab:red", label="epsilon")
-    right.set(ylabel="epsilon (upper bound)", ylim=(0, None))
+    if all(map(math.isfinite, epsilon)):
+        _epsilon_over_rounds(left.twinx(), epsilon)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _png(figure)
+
+
+def epsilon_over_rounds(epsilon: Sequence[float], title: str = "") -> bytes:
+    """A PNG of what was spent after each round, an upper bound.
+
+    Raises
+    ------
+    InvalidArgumentError
+        No round, or one that has no finite epsilon.
+    """
+    if not epsilon or not all(map(math.isfinite, epsilon)):
+        raise InvalidArgumentError(f"epsilon must be finite for each round, got {list(epsilon)!r:.100}")
+    figure = _figure(6.0, 4.0)
+    axes = figure.add_subplot()
+    _epsilon_over_rounds(axes, epsilon)
+    axes.set(xlabel="round", title=title)
+    return _png(figure)
+
+
+def accuracy_against_epsilon(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> bytes:
+    """A PNG of accuracy over epsilon, on a logarithmic axis: what privacy costs.
+
+    `lines` has for each name points (epsilon, accuracy, spread), ascending; bars are one spread to both
+    sides. A run without privacy, at infinity, is a dashed level.
+
+    Raises
+    ------
+    InvalidArgumentError
+        No point at all.
+    """
+    if not any(lines.values()):
+        raise InvalidArgumentError("lines must have at least one point, got none")
+    figure = _figure(6.5, 4.0)
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(lines.items()):
+        color, label = f"C{number}", name or "accuracy"
+        finite = [point for point in points if math.isfinite(point[0])]
+        if finite:
+            epsilon, accuracy, spread = zip(*finite, strict=True)
+            axes.errorbar(epsilon, accuracy, spread, color=color, label=label, marker="o", capsize=3)
+        for _, level, _ in (point for point in points if not math.isfinite(point[0])):
+            axes.axhline(level, color=color, linestyle="--", linewidth=1, label=f"{label} without privacy")
+    axes.set(xlabel="epsilon (upper bound)", ylabel="accuracy", xscale="log")
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def aggregation_by_phase(seconds: Mapping[str, Mapping[str, float]]) -> bytes:
+    """A PNG of the seconds of secure aggregation by phase: one client's (left), the server's (right).
+
+    `seconds` is {phase: {"client": seconds, "server": seconds}}, as `secagg.aggregate(...).seconds` is.
+
+    Raises
+    ------
+    InvalidArgumentError
+        No phase, or one without both sides.
+    """
+    if not seconds:
+        raise InvalidArgumentError("seconds must have at least one phase, got none")
+    for phase, sides in seconds.items():
+        if not {"client", "server"} <= sides.keys():
+            raise InvalidArgumentError(f"seconds of {phase} must be of client and server, got {list(sides)}")
+    figure = _figure(9.0, 3.6)
+    for axes, side in zip(figure.subplots(1, 2), ("client", "server"), strict=True):
+        axes.barh(list(seconds), [sides[side] for sides in seconds.values()], color="tab:blue")
+        axes.invert_yaxis()
+        axes.set(xlabel="seconds", title={"client": "one client", "server": "server"}[side])
+    return _png(figure)
+
+
+def tradeoff_curve(curves: Mapping[str, Any]) -> bytes:
+    """A PNG of the errors that no attack avoids, from what `curves.privacy_curves` computes."""
+    figure = _figure(5.0, 4.0)
+    _errors_of_an_attack(figure.add_subplot(), curves)
     return _png(figure)
 
 
@@ -146,6 +228,11 @@ def _histograms(counts: npt.NDArray[np.integer[Any]]) -> Any:
     held.bar(number, clients)
     held.set(xlabel="labels of a client", ylabel="clients", xlim=(-0.6, counts.shape[1] + 0.6))
     return figure
+
+
+def _epsilon_over_rounds(axes: Any, epsilon: Sequence[float]) -> None:
+    axes.plot(range(1, len(epsilon) + 1), epsilon, color="tab:red", label="epsilon")
+    axes.set(ylabel="epsilon (upper bound)", ylim=(0, None))
 
 
 def _drawn(draw: Callable[[Any, Mapping[str, Any]], None], curves: Mapping[str, Any]) -> str:

@@ -64,7 +64,8 @@ MAY_IMPORT = {
         "training",
     },
     "demo": {"sampling", "federated", "report"},
-    "cli": {"__init__", "accounting", "demo", "measure", "report", "secagg"},
+    "experiment": {"demo", "federated", "report"},
+    "cli": {"__init__", "accounting", "demo", "experiment", "measure", "report", "secagg"},
 }
 
 

@@ -88,3 +88,49 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"fedsec\[plot\]"):
         plots.label_counts(np.ones((2, 2), int))
+
+
+def test_accuracy_and_epsilon_share_rounds_and_infinity_is_left_out(drawn):
+    plots.accuracy_and_epsilon([0.2, 0.6], [1.0, 1.5], 0.9, "run")
+    accuracy, epsilon = drawn[0].axes
+    assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.2, 0.6], [0.9, 0.9]]
+    assert list(epsilon.lines[0].get_ydata()) == [1.0, 1.5]
+    plots.accuracy_and_epsilon([0.2, 0.6], [np.inf, np.inf], None, "run")
+    assert [len(axes.lines) for axes in drawn[1].axes] == [1]
+
+
+def test_epsilon_over_rounds(drawn):
+    assert plots.epsilon_over_rounds([0.5, 0.8, 1.0], "run").startswith(b"\x89PNG")
+    assert list(drawn[0].axes[0].lines[0].get_xdata()) == [1, 2, 3]
+    for given in ([], [1.0, np.inf]):
+        with pytest.raises(InvalidArgumentError, match="epsilon must be finite"):
+            plots.epsilon_over_rounds(given)
+
+
+def test_accuracy_against_epsilon_has_a_line_for_each_name_and_levels_at_infinity(drawn):
+    lines = {"fedavg": [(1.0, 0.5, 0.1), (4.0, 0.8, 0.0), (np.inf, 0.9, 0.0)], "fedadam": [(2.0, 0.6, 0.0)]}
+    plots.accuracy_against_epsilon(lines)
+    axes = drawn[0].axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "fedavg without privacy", "fedavg", "fedadam",
+    ]  # fmt: skip
+    assert list(axes.containers[0].lines[0].get_ydata()) == [0.5, 0.8]
+    with pytest.raises(InvalidArgumentError, match="at least one point"):
+        plots.accuracy_against_epsilon({"fedavg": []})
+
+
+def test_phases_have_a_bar_for_each_side(drawn):
+    seconds = {"share": {"client": 0.1, "server": 0.2}, "upload": {"client": 0.3, "server": 0.4}}
+    plots.aggregation_by_phase(seconds)
+    widths = [[bar.get_width() for bar in axes.patches] for axes in drawn[0].axes]
+    assert widths == [[0.1, 0.3], [0.2, 0.4]]
+    with pytest.raises(InvalidArgumentError, match="at least one phase"):
+        plots.aggregation_by_phase({})
+    with pytest.raises(InvalidArgumentError, match="seconds of share must be of client and server"):
+        plots.aggregation_by_phase({"share": {"client": 0.1}})
+
+
+def test_the_tradeoff_curve_is_drawn_alone(drawn):
+    curves = {"tradeoff": {"false_alarms": [0.0, 0.5, 1.0], "misses_at_least": [1.0, 0.3, 0.0]}}
+    plots.tradeoff_curve(curves)
+    assert list(drawn[0].axes[0].lines[0].get_ydata()) == [1.0, 0.3, 0.0]
