@@ -66,7 +66,7 @@ def commands():
     for block in blocks("sh"):
         for line in block.values[0].splitlines():
             words = shlex.split(line, comments=True)
-            if words[:1] == ["fedsec"] and words[1] not in ("demo", "bench", "ledger", *IN_SESSIONS):
+            if words[:1] == ["fedsec"] and words[1] not in ("demo", "bench", "ledger", "simulate", *IN_SESSIONS):
                 yield pytest.param(words, id=" ".join(words[:2]))
 
 

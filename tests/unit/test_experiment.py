@@ -137,6 +137,14 @@ def test_one_table_in_the_documents_has_every_key():
     assert [row for row in rows if row in set(config.keys())] == list(config.keys())
 
 
+def test_the_file_in_the_documents_can_be_built():
+    page = (ROOT / "docs" / "simulator.md").read_text()
+    (text,) = re.findall(r"^```toml\n(# federation\.toml\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    one = Experiment(experiment.parse(config.tomllib.loads(text)))
+    assert one.federation.settings.max_cohort == 20
+    assert len(one.parts) == 40
+
+
 def test_the_example_runs(capsys, tmp_path):
     text = (ROOT / "examples" / "simulate" / "digits.toml").read_text()
     (tmp_path / "digits.toml").write_text(text.replace("num_rounds = 100", "num_rounds = 2"))
