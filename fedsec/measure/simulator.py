@@ -1,14 +1,16 @@
 """What the simulator costs beside a bare Python loop that does the same training, and how it grows.
 
-In CPU seconds, so that other work on the machine matters less; both sides take turns in one process with one
-torch thread. What a client costs beside its training is measured apart from it, within the same runs:
-training is the larger part by far, and its own spread would hide the difference. Peak memory is a fresh
-process's.
+In CPU seconds, so that other work on the machine matters less; all sides take turns in one process with one
+torch thread, pfl among them where it is installed; Flower's simulation has processes of its own, and follows
+(`measure.simulator_peers`). What a client costs beside its training is measured apart from it, within the
+same runs: training is the larger part by far, and its own spread would hide the difference. Peak memory is a
+fresh process's.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import resource
@@ -24,6 +26,7 @@ from torch.utils.data import TensorDataset
 
 from fedsec.federated import FedAvg, Federation, Losses, Round, partition, simulate
 from fedsec.federated.settings import SESSION_KEY
+from fedsec.measure import simulator_peers as peers
 from fedsec.measure import training
 
 _SGD_ROWS = 16  # of a batch of the small CNN: a step of a millisecond or two
@@ -35,15 +38,14 @@ def figures(quick: bool = False, say: Callable[[str], object] = lambda _: None) 
     """Costs beside training, and rounds of growing cohorts; `say` hears of each beforehand."""
     torch.set_num_threads(1)
     clients, turns = (10, 1) if quick else (100, 3)
-    say(f"{clients} clients beside a bare loop")
-    beside = _beside(clients, turns, milliseconds=5.0 if quick else 40.0)
+    beside = _beside(clients, turns, 5.0 if quick else 40.0, say)
     population, length = (200, 10**4) if quick else (10_000, 10**6)
     growth = []
     for cohort in (20,) if quick else (100, 300, 1000):
         say(f"a cohort of {cohort} of {population} clients, {length} parameters")
         growth.append(_in_a_fresh_process(population, cohort, length))
     what = f"simulator: CPU time of {clients} clients, CNN with 26,010 parameters, beside a bare loop"
-    return {"what": what, **beside, "growth": growth}
+    return {"what": what, "peers": peers.versions(), "skipped": peers.missing(), **beside, "growth": growth}
 
 
 def describe(result: dict[str, Any]) -> list[str]:
@@ -53,6 +55,8 @@ def describe(result: dict[str, Any]) -> list[str]:
         ratios = ", ".join(f"{ratio:.3f} at {at} ms" for at, ratio in result["ratios"].get(name, {}).items())
         goal = f" (at most {_GOALS[name]} at 40 ms)" if name in _GOALS else ""
         lines.append(f"  {name}: {milliseconds:.2f} ms a client beside training; {ratios or 'ratio 1'}{goal}")
+    if result["skipped"]:
+        lines.append(f"  left out: {', '.join(result['skipped'])} not installed (fedsec[simulators])")
     lines += [
         f"  {row['cohort']} of {row['clients']} clients, d = {row['length']}, {row['dropped']} lost: "
         f"{row['cpu_seconds']:.0f} s of CPU, {row['bytes_per_client'] / 1e6:.2f} MB sent by a client, "
@@ -86,23 +90,42 @@ class _Training:
         self.taken.append(time.process_time() - started)
 
 
-def _beside(num_clients: int, turns: int, milliseconds: float) -> dict[str, Any]:
+@functools.cache
+def _training(num_clients: int, milliseconds: float) -> _Training:
+    """Kept for Flower's actor, which asks for it with every message."""
+    return _Training(num_clients, milliseconds)
+
+
+def _beside(
+    num_clients: int, turns: int, milliseconds: float, say: Callable[[str], object]
+) -> dict[str, Any]:
     """What a client costs beside its training, in each way of running a round."""
-    train = _Training(num_clients, milliseconds)
-    train.taken.clear()
-    ways: dict[str, Callable[[], None]] = {
-        "bare loop": lambda: _bare(num_clients, train),
-        "without privacy": lambda: _simulated(num_clients, train, secure=False, private=False),
-        "private, rehearsal": lambda: _simulated(num_clients, train, secure=SESSION_KEY, private=True),
-        "private, secure aggregation": lambda: _simulated(num_clients, train, secure=True, private=True),
+    say(f"{num_clients} clients beside a bare loop")
+    train = _training(num_clients, milliseconds)
+    missing = peers.missing()
+    ways: dict[str, Callable[[int], None]] = {
+        "bare loop": lambda clients: _bare(clients, train),
+        "without privacy": lambda clients: _simulated(clients, train, secure=False, private=False),
+        "private, rehearsal": lambda clients: _simulated(clients, train, secure=SESSION_KEY, private=True),
+        "private, secure aggregation": lambda clients: _simulated(clients, train, secure=True, private=True),
     }
+    if "pfl" not in missing:
+        ways["pfl, without privacy"] = lambda clients: peers.pfl_round(clients, train)
+        ways["pfl, private"] = lambda clients: peers.pfl_round(clients, train, private=True)
+    for run in ways.values():
+        run(3)  # imports, and what else comes but once
     beside: dict[str, list[float]] = {name: [] for name in ways}
+    train.taken.clear()
     for _ in range(turns):
         for name, run in ways.items():
             before, started = len(train.taken), time.process_time()
-            run()
+            run(num_clients)
             whole = time.process_time() - started
             beside[name].append((whole - sum(train.taken[before:])) / num_clients)
+    if not {"flwr", "ray"} & set(missing):
+        say("Flower's simulation")
+        make = functools.partial(_training, num_clients, milliseconds)
+        beside["Flower's simulation"] = peers.flower_rounds(num_clients, make, turns)
     medians = {name: 1e3 * statistics.median(taken) for name, taken in beside.items()}
     bare = medians["bare loop"]
     return {
