@@ -13,6 +13,7 @@
 #define LOAD(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
 #define STORE(p, x) _mm_storeu_si128((__m128i *)(void *)(p), x)
 #define AND _mm_and_si128
+#define XOR _mm_xor_si128
 #define ADD16 _mm_add_epi16
 #define ADD32 _mm_add_epi32
 #define ADD64 _mm_add_epi64
@@ -20,6 +21,7 @@
 #define AES_FIRST_KEY _mm_xor_si128
 #define AES_ROUND _mm_aesenc_si128
 #define AES_LAST_ROUND _mm_aesenclast_si128
+#define SPLIT_ROUNDS 2
 #define FIRST_COUNTERS _mm_setzero_si128()
 
 #define EXPAND_KEYS fs_aesni_expand

@@ -20,6 +20,7 @@
 #define LOAD vld1q_u8
 #define STORE vst1q_u8
 #define AND vandq_u8
+#define XOR veorq_u8
 #define ADD16(a, b) vreinterpretq_u8_u16(vaddq_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)))
 #define ADD32(a, b) vreinterpretq_u8_u32(vaddq_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)))
 #define ADD64(a, b) vreinterpretq_u8_u64(vaddq_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)))
@@ -27,6 +28,7 @@
 #define AES_FIRST_KEY vaeseq_u8
 #define AES_ROUND(state, key) vaeseq_u8(vaesmcq_u8(state), key)
 #define AES_LAST_ROUND veorq_u8
+#define SPLIT_ROUNDS 1
 #define FIRST_COUNTERS vdupq_n_u8(0)
 #define EXPAND_KEYS expand_keys
 

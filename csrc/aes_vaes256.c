@@ -13,6 +13,7 @@
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define STORE(p, x) _mm256_storeu_si256((__m256i *)(void *)(p), x)
 #define AND _mm256_and_si256
+#define XOR _mm256_xor_si256
 #define ADD16 _mm256_add_epi16
 #define ADD32 _mm256_add_epi32
 #define ADD64 _mm256_add_epi64
@@ -20,6 +21,7 @@
 #define AES_FIRST_KEY _mm256_xor_si256
 #define AES_ROUND _mm256_aesenc_epi128
 #define AES_LAST_ROUND _mm256_aesenclast_epi128
+#define SPLIT_ROUNDS 2
 #define FIRST_COUNTERS _mm256_set_epi32(1, 0, 0, 0, 0, 0, 0, 0)
 
 #define EXPAND_KEYS fs_aesni_expand

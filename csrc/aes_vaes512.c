@@ -13,6 +13,7 @@
 #define LOAD(p) _mm512_loadu_si512(p)
 #define STORE(p, x) _mm512_storeu_si512(p, x)
 #define AND _mm512_and_si512
+#define XOR _mm512_xor_si512
 #define ADD16 _mm512_add_epi16
 #define ADD32 _mm512_add_epi32
 #define ADD64 _mm512_add_epi64
@@ -20,6 +21,7 @@
 #define AES_FIRST_KEY _mm512_xor_si512
 #define AES_ROUND _mm512_aesenc_epi128
 #define AES_LAST_ROUND _mm512_aesenclast_epi128
+#define SPLIT_ROUNDS 2
 #define FIRST_COUNTERS _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)
 
 #define EXPAND_KEYS fs_aesni_expand

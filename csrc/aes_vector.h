@@ -6,9 +6,26 @@
  * runs inside.
  *
  * Of each seed that leaves, beside the rounds, one exclusive-or and one addition a vector: see vector.h for
- * what its first and last round keys hold. */
+ * what its first and last round keys hold.
+ *
+ * Long sums save two rounds of each block, and so pass the ceiling of the rounds: counters of one page of 256 blocks
+ * differ in their last byte, which after SubBytes of the second round has changed one byte in each column and all by
+ * itself, and what follows is linear up to the next SubBytes. So the state there is the exclusive-or of a part that is
+ * the same in all pages and a part that is the same in all of a page [BS08, sec. 3; PL18, sec. 4]. Both are addressed by
+ * the counter, which is no secret.
+ *
+ * [BS08] Bernstein, Schwabe. New AES Software Speed Records. INDOCRYPT 2008.
+ * [PL18] Park, Lee. FACE: Fast AES CTR Mode Encryption Techniques Based on the Reuse of Repetitive Data. TCHES 2018. */
 
-enum { REGISTERS = 8, CHUNK_BYTES = REGISTERS * sizeof(VECTOR) };
+enum {
+    REGISTERS = 8,
+    CHUNK_BYTES = REGISTERS * sizeof(VECTOR),
+    PAGE_BLOCKS = 256,
+    PAGE_BYTES = 16 * PAGE_BLOCKS,
+    PLACES = PAGE_BYTES / CHUNK_BYTES, /* of chunks within a page */
+    PAGES = sizeof(VECTOR) / 16,       /* that are prepared together */
+    PAGES_LEAST = 4                    /* in a sum that is long */
+};
 
 /* Counter blocks without a nonce, from the given block on. */
 FS_INLINE TARGET VECTOR counters(uint32_t block)
@@ -21,45 +38,128 @@ FS_INLINE TARGET VECTOR add_lanes(VECTOR a, VECTOR b, int lane)
     return lane == FS_LANE16 ? ADD16(a, b) : lane == FS_LANE32 ? ADD32(a, b) : ADD64(a, b);
 }
 
-/* start: what the sum begins with in each lane. */
+/* Up to where a state is in two parts: the first key and so many rounds. */
+FS_INLINE TARGET VECTOR first_rounds(VECTOR counter, const uint8_t *key)
+{
+    VECTOR state = AES_FIRST_KEY(counter, ROUND_KEY(key));
+    for (int r = 1; r <= SPLIT_ROUNDS; r++)
+        state = AES_ROUND(state, ROUND_KEY(key + 16 * r));
+    return state;
+}
+
+/* Rounds `from` on, and the sum. */
+FS_INLINE TARGET void add_rounds(VECTOR *total, VECTOR *state, const uint8_t *key, int from, int rounds, int lane)
+{
+    for (int r = from; r < rounds; r++) {
+        VECTOR round_key = ROUND_KEY(key + 16 * r);
+        for (int i = 0; i < REGISTERS; i++)
+            state[i] = AES_ROUND(state[i], round_key);
+    }
+    VECTOR last_key = ROUND_KEY(key + 16 * rounds);
+    for (int i = 0; i < REGISTERS; i++)
+        total[i] = add_lanes(total[i], AES_LAST_ROUND(state[i], last_key), lane);
+}
+
+/* A chunk's sum, from what is there and what it is to begin with in each lane; and back. */
+FS_INLINE TARGET void open_total(VECTOR *total, const uint8_t *at, uint64_t start, int lane)
+{
+    for (int i = 0; i < REGISTERS; i++)
+        total[i] = add_lanes(LOAD(at + (size_t)i * sizeof(VECTOR)), REPEAT64(start), lane);
+}
+
+FS_INLINE TARGET void close_total(uint8_t *at, const VECTOR *total, uint64_t mask)
+{
+    for (int i = 0; i < REGISTERS; i++)
+        STORE(at + (size_t)i * sizeof(VECTOR), AND(total[i], REPEAT64(mask)));
+}
+
 FS_INLINE TARGET void add_seeds(uint8_t *at, uint32_t block, const uint8_t *keys, size_t n, int rounds,
                                 int lane, uint64_t start, uint64_t mask)
 {
     VECTOR counter[REGISTERS], total[REGISTERS], state[REGISTERS];
-    for (int i = 0; i < REGISTERS; i++) {
+    for (int i = 0; i < REGISTERS; i++)
         counter[i] = counters(block + (uint32_t)(i * (int)sizeof(VECTOR) / 16));
-        total[i] = REPEAT64(start);
-    }
+    open_total(total, at, start, lane);
     for (const uint8_t *key = keys; key < keys + n * FS_SCHEDULE(rounds); key += FS_SCHEDULE(rounds)) {
         VECTOR round_key = ROUND_KEY(key);
         for (int i = 0; i < REGISTERS; i++)
             state[i] = AES_FIRST_KEY(counter[i], round_key);
-        for (int r = 1; r < rounds; r++) {
-            round_key = ROUND_KEY(key + 16 * r);
-            for (int i = 0; i < REGISTERS; i++)
-                state[i] = AES_ROUND(state[i], round_key);
-        }
-        round_key = ROUND_KEY(key + 16 * rounds);
-        for (int i = 0; i < REGISTERS; i++)
-            total[i] = add_lanes(total[i], AES_LAST_ROUND(state[i], round_key), lane);
+        add_rounds(total, state, key, 1, rounds, lane);
     }
-    VECTOR reduce = REPEAT64(mask);
-    for (int i = 0; i < REGISTERS; i++) {
-        uint8_t *to = at + (size_t)i * sizeof(VECTOR);
-        STORE(to, AND(add_lanes(LOAD(to), total[i], lane), reduce));
-    }
+    close_total(at, total, mask);
 }
 
-FS_INLINE TARGET void sum_group(const fs_sum *sum, const uint8_t *keys, size_t n, uint64_t negatives,
-                                int rounds, int lane)
+FS_INLINE TARGET void sum_short(const fs_sum *sum, const uint8_t *keys, size_t n, int rounds, int lane,
+                                uint64_t start, uint64_t mask)
 {
     uint8_t buffer[CHUNK_BYTES];
-    uint64_t start = fs_repeat(negatives, lane), mask = fs_repeat(sum->mask, lane);
     uint64_t n_chunks = fs_chunk_count(sum, CHUNK_BYTES);
     for (uint64_t c = 0; c < n_chunks; c++) {
         fs_chunk chunk = fs_open_chunk(sum, c, CHUNK_BYTES, buffer);
         add_seeds(chunk.at, (uint32_t)(chunk.index * (CHUNK_BYTES / 16)), keys, n, rounds, lane, start, mask);
         fs_close_chunk(&chunk);
+    }
+    fs_wipe(buffer, sizeof buffer);
+}
+
+/* The parts of seeds' states: of one place, in all pages; and of some pages. */
+typedef struct {
+    uint8_t place[CHUNK_BYTES], pages[sizeof(VECTOR)];
+} split_state;
+
+/* The part of a place: what its counters differ in from the first of their page, in page 0. */
+FS_INLINE TARGET void split_place(split_state *states, uint32_t place, const uint8_t *keys, size_t n, int rounds)
+{
+    for (size_t k = 0; k < n; k++) {
+        const uint8_t *key = keys + k * FS_SCHEDULE(rounds);
+        VECTOR first = first_rounds(REPEAT_COUNTER(0), key);
+        for (int i = 0; i < REGISTERS; i++) {
+            uint32_t block = place * (CHUNK_BYTES / 16) + (uint32_t)(i * PAGES);
+            STORE(states[k].place + (size_t)i * sizeof(VECTOR), XOR(first_rounds(counters(block), key), first));
+        }
+    }
+}
+
+/* The parts of some pages: their first states. */
+FS_INLINE TARGET void split_pages(split_state *states, uint32_t page, const uint8_t *keys, size_t n, int rounds)
+{
+    uint8_t first[sizeof(VECTOR)] = {0};
+    for (uint32_t p = 0; p < PAGES; p++)
+        for (uint32_t b = 0; b < 4; b++)
+            first[16 * p + 12 + b] = (uint8_t)((page + p) * PAGE_BLOCKS >> (24 - 8 * b));
+    for (size_t k = 0; k < n; k++)
+        STORE(states[k].pages, first_rounds(LOAD(first), keys + k * FS_SCHEDULE(rounds)));
+}
+
+FS_INLINE TARGET void add_split_seeds(uint8_t *at, const split_state *states, size_t page, const uint8_t *keys, size_t n,
+                                      int rounds, int lane, uint64_t start, uint64_t mask)
+{
+    VECTOR total[REGISTERS], state[REGISTERS];
+    open_total(total, at, start, lane);
+    for (const split_state *end = states + n; states < end; states++, keys += FS_SCHEDULE(rounds)) {
+        VECTOR of_page = ROUND_KEY(states->pages + 16 * page);
+        for (int i = 0; i < REGISTERS; i++)
+            state[i] = XOR(LOAD(states->place + (size_t)i * sizeof(VECTOR)), of_page);
+        add_rounds(total, state, keys, SPLIT_ROUNDS + 1, rounds, lane);
+    }
+    close_total(at, total, mask);
+}
+
+FS_INLINE TARGET void sum_long(const fs_sum *sum, const uint8_t *keys, split_state *states, size_t n, int rounds,
+                               int lane, uint64_t start, uint64_t mask)
+{
+    uint8_t buffer[CHUNK_BYTES];
+    uint64_t n_chunks = fs_chunk_count(sum, CHUNK_BYTES), first = sum->begin / CHUNK_BYTES;
+    for (uint64_t c = 0; c < PLACES; c++) {
+        split_place(states, (uint32_t)((first + c) % PLACES), keys, n, rounds);
+        for (uint64_t i = c; i < n_chunks; i += PLACES) {
+            size_t page = (size_t)((i - c) / PLACES % PAGES);
+            fs_chunk chunk = fs_open_chunk(sum, i, CHUNK_BYTES, buffer);
+            if (page == 0)
+                split_pages(states, (uint32_t)(chunk.index / PLACES), keys, n, rounds);
+            add_split_seeds(chunk.at, states, page, keys, n, rounds, lane, start, mask);
+            fs_close_chunk(&chunk);
+        }
     }
     fs_wipe(buffer, sizeof buffer);
 }
@@ -75,16 +175,24 @@ static uint64_t count_negatives(const int8_t *signs, size_t n)
 #define DEFINE_SUM(BITS, LANE)                                                                              \
     TARGET void NAME(aes##BITS##_lane##LANE)(const fs_sum *sum)                                             \
     {                                                                                                       \
-        enum { ROUNDS = FS_AES##BITS##_ROUNDS, MOST = FS_SCHEDULE_BYTES / FS_SCHEDULE(ROUNDS) };            \
-        uint8_t keys[MOST * FS_SCHEDULE(ROUNDS)];                                                           \
-        size_t most = fs_seeds_at_a_time(sum->n_seeds, MOST), first = 0;                                    \
+        enum { ROUNDS = FS_AES##BITS##_ROUNDS, KEY = FS_SCHEDULE(ROUNDS) };                                 \
+        enum { MOST = FS_SCHEDULE_BYTES / KEY, MOST_SPLIT = FS_SCHEDULE_BYTES / (KEY + sizeof(split_state)) }; \
+        uint8_t keys[FS_SCHEDULE_BYTES]; /* and states behind them, where the sum is long */                \
+        int is_long = fs_chunk_count(sum, CHUNK_BYTES) >= PAGES_LEAST * PLACES;                             \
+        size_t most = fs_seeds_at_a_time(sum->n_seeds, is_long ? MOST_SPLIT : MOST), first = 0;             \
+        split_state *states = (split_state *)(void *)(keys + (is_long ? most * KEY : 0));                   \
+        uint64_t mask = fs_repeat(sum->mask, FS_LANE##LANE);                                                \
         do { /* once without seeds too: out is reduced all the same */                                      \
             size_t n = sum->n_seeds - first < most ? sum->n_seeds - first : most;                           \
+            uint64_t start = fs_repeat(count_negatives(sum->signs + first, n), FS_LANE##LANE);              \
             EXPAND_KEYS(keys, sum->seeds + 32 * first, sum->signs + first, n, ROUNDS);                      \
-            sum_group(sum, keys, n, count_negatives(sum->signs + first, n), ROUNDS, FS_LANE##LANE);         \
+            if (is_long)                                                                                    \
+                sum_long(sum, keys, states, n, ROUNDS, FS_LANE##LANE, start, mask);                         \
+            else                                                                                            \
+                sum_short(sum, keys, n, ROUNDS, FS_LANE##LANE, start, mask);                                \
             first += n;                                                                                     \
         } while (first < sum->n_seeds);                                                                     \
-        fs_wipe(keys, most * FS_SCHEDULE(ROUNDS));                                                          \
+        fs_wipe(keys, most * (is_long ? KEY + sizeof *states : KEY));                                       \
     }
 
 DEFINE_SUM(128, 16)

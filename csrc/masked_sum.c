@@ -10,14 +10,24 @@ void fs_chacha20(const fs_backend *backend, uint8_t *out, size_t n_blocks, const
     backend->chacha20_blocks(out, n_blocks, key, nonce, counter);
 }
 
+/* So much of the vector stays in the second-level cache while all groups of seeds are added. */
+enum { TILE_BYTES = 256 * 1024 };
+
 void fs_masked_sum(const fs_backend *backend, int prg, int lane, void *out, size_t length,
                    const uint8_t *seeds, const int8_t *signs, size_t n_seeds, uint64_t offset, uint64_t mask)
 {
     size_t width = (size_t)lane / 8;
+    uint64_t begin = offset * width;
     if (length == 0)
         return;
-    fs_sum sum = {out, length * width, offset * width, seeds, signs, n_seeds, mask};
-    backend->masked_sum[prg][lane == 16 ? FS_LANE16 : lane == 32 ? FS_LANE32 : FS_LANE64](&sum);
+    uint8_t *at = out, *end = at + length * width;
+    while (at < end) {
+        size_t tile = TILE_BYTES - (size_t)(begin % TILE_BYTES), left = (size_t)(end - at);
+        fs_sum sum = {at, tile < left ? tile : left, begin, seeds, signs, n_seeds, mask};
+        backend->masked_sum[prg][lane == 16 ? FS_LANE16 : lane == 32 ? FS_LANE32 : FS_LANE64](&sum);
+        at += sum.length_bytes;
+        begin += sum.length_bytes;
+    }
     fs_wipe_stack();
 }
 

@@ -9,7 +9,7 @@
  * Values are secret: no branch depends on one, but on whether any is refused. */
 #include "core.h"
 
-enum { GROUPS = 16, CHUNK = GROUPS * FS_QUANTIZE_GROUP };
+enum { GROUPS = 8, CHUNK = GROUPS * FS_QUANTIZE_GROUP };
 
 static uint64_t bits_of(double x)
 {

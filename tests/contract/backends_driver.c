@@ -7,7 +7,7 @@
 
 #include "laws.h"
 
-enum { LONGEST = 1100, SEEDS_MOST = 5, BLOCKS_MOST = 40, ROTATIONS = 24 };
+enum { LONGEST = 1100, LONG_SUM = 5000, SEEDS_MOST = 5, BLOCKS_MOST = 40, ROTATIONS = 24 };
 
 static uint64_t digest = 0xcbf29ce484222325;
 
@@ -24,27 +24,35 @@ static void fail(const char *name, const char *what, size_t size)
     exit(1);
 }
 
-static void compare_sums(const fs_backend *backend, const fs_backend *portable, int prg, int lane, size_t length)
+static void compare_sums(const fs_backend *backend, const fs_backend *portable, int prg, int lane, size_t length,
+                         uint64_t offset)
 {
-    static uint64_t before[LONGEST], ours[LONGEST], theirs[LONGEST];
+    static uint64_t ours[LONG_SUM + 1], theirs[LONG_SUM + 1];
     uint8_t seeds[32 * SEEDS_MOST];
     int8_t signs[SEEDS_MOST];
     size_t n_seeds = draw() % (SEEDS_MOST + 1);
-    uint64_t offset = draw() % (UINT64_C(1) << 33), mask = UINT64_MAX >> (64 - (1 + length % (size_t)lane));
+    size_t held = length * (size_t)lane / 64 + 1;
+    uint64_t mask = UINT64_MAX >> (64 - (1 + length % (size_t)lane));
     for (size_t i = 0; i < sizeof seeds; i++)
         seeds[i] = (uint8_t)draw();
     for (size_t i = 0; i < SEEDS_MOST; i++)
         signs[i] = draw() % 2 ? 1 : -1;
-    for (size_t i = 0; i < LONGEST; i++)
-        before[i] = draw();
-    memcpy(ours, before, sizeof before);
-    memcpy(theirs, before, sizeof before);
+    for (size_t i = 0; i < held; i++)
+        ours[i] = theirs[i] = draw();
     fs_masked_sum(portable, prg, lane, theirs, length, seeds, signs, n_seeds, offset, mask);
     fs_masked_sum(backend, prg, lane, ours, length, seeds, signs, n_seeds, offset, mask);
-    if (memcmp(ours, theirs, sizeof ours))
+    if (memcmp(ours, theirs, 8 * held))
         fail(fs_backend_name(backend), "sum of length", length);
     if (backend == portable)
         take((const uint8_t *)theirs, length * (size_t)lane / 8);
+}
+
+/* Sums of pages of counters, across a place where they are cut into tiles. */
+static void compare_long_sums(const fs_backend *backend, const fs_backend *portable, int prg, int lane)
+{
+    size_t width = (size_t)lane / 8, length = 8 * LONG_SUM / width - draw() % 500;
+    uint64_t tile = (1 + draw() % 4096) << 18;
+    compare_sums(backend, portable, prg, lane, length, tile / width - draw() % length);
 }
 
 static void compare_blocks(const fs_backend *backend, const fs_backend *portable, size_t n_blocks)
@@ -343,9 +351,11 @@ int main(int count, char **arguments)
         for (size_t n_blocks = 0; n_blocks <= BLOCKS_MOST; n_blocks++)
             compare_blocks(backend, portable, n_blocks);
         for (int prg = 0; prg < FS_PRGS; prg++)
-            for (int lane = 16; lane <= 64; lane *= 2)
+            for (int lane = 16; lane <= 64; lane *= 2) {
                 for (size_t length = 0; length <= LONGEST; length += step)
-                    compare_sums(backend, portable, prg, lane, length);
+                    compare_sums(backend, portable, prg, lane, length, draw() % (UINT64_C(1) << 33));
+                compare_long_sums(backend, portable, prg, lane);
+            }
         for (size_t length = 0; length <= LONGEST; length += step)
             compare_grids(backend, portable, length);
         for (size_t rotation = 0; rotation < ROTATIONS; rotation++)

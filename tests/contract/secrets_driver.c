@@ -13,9 +13,9 @@
 
 #include "laws.h"
 
-enum { LENGTH = 1500, SEEDS = 20, SHARES = 40, THRESHOLD = 25 };
+enum { LENGTH = 1500, LONG_SUM = 3000, SEEDS = 20, FEW_SEEDS = 2, SHARES = 40, THRESHOLD = 25 };
 
-static uint64_t out[LENGTH];
+static uint64_t out[LENGTH], long_sum[LONG_SUM];
 static uint8_t bytes[sizeof out], seeds[32 * SEEDS];
 static int8_t signs[SEEDS];
 static float singles[LENGTH];
@@ -43,12 +43,16 @@ uint64_t told_number(uint64_t number)
 static void sums(const fs_backend *backend)
 {
     for (int prg = 0; prg < FS_PRGS; prg++)
-        for (int lane = 16; lane <= 64; lane *= 2)
+        for (int lane = 16; lane <= 64; lane *= 2) {
+            make_secret(seeds, sizeof seeds);
             for (size_t length = 0; length <= LENGTH; length += 250) {
-                make_secret(seeds, sizeof seeds);
                 make_secret(out, sizeof out);
                 fs_masked_sum(backend, prg, lane, out, length, seeds, signs, SEEDS, 3 * length, 0xfff);
             }
+            make_secret(long_sum, sizeof long_sum);
+            size_t length = sizeof long_sum / ((size_t)lane / 8);
+            fs_masked_sum(backend, prg, lane, long_sum, length, seeds, signs, FEW_SEEDS, 77, 0xfff);
+        }
 }
 
 static void keystreams(const fs_backend *backend)

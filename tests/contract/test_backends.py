@@ -148,6 +148,25 @@ def test_groups_of_seeds_add_up(backend, n_seeds, prg):
 
 @pytest.mark.parametrize("prg", _kernels.PRGS)
 @pytest.mark.parametrize("lane", _kernels.LANES)
+@pytest.mark.parametrize("begin", [0, 4096 - 8, 2**18 - 5000 * 8, 2**28 + 1000 * 8])
+def test_long_sums_equal_openssl_across_pages_and_tiles(backend, lane, prg, begin):
+    """Rounds that blocks of a page or of a place share are not made again: the bytes are the standard's."""
+    n_bytes, size = 70_000 if backend is GENERIC else 300_000, lane // 8
+    rng = np.random.default_rng(begin)
+    for length, n_seeds in [(n_bytes // size, 3), (4 * 4096 // size, 30), (4 * 4096 // size - 1, 1)]:
+        seeds = rng.integers(0, 256, (n_seeds, 32), dtype=np.uint8)
+        signs = rng.choice(np.array([-1, 1], np.int8), n_seeds)
+        out = rng.integers(0, 2**16, length).astype(f"uint{lane}")
+        expected = out.copy()
+        for seed, sign in zip(seeds, signs, strict=True):
+            data = masks_reference.stream(prg, seed.tobytes(), begin, length * size)
+            expected += np.frombuffer(data, f"<u{size}") * np.array(sign).astype(out.dtype)
+        _kernels.masked_sum(out, seeds, signs, lane, prg, begin // size, backend=backend)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("prg", _kernels.PRGS)
+@pytest.mark.parametrize("lane", _kernels.LANES)
 def test_neighbours_of_out_are_left_alone(backend, lane, prg):
     whole = np.full(1500, 7, f"uint{lane}")
     seeds, signs = np.ones((3, 32), np.uint8), np.array([1, -1, 1], np.int8)

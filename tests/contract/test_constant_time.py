@@ -9,34 +9,25 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from contract import compiled
 
 from fedsec import _kernels
 
-ROOT = Path(__file__).parents[2]
-SOURCES = [Path(__file__).with_name("secrets_driver.c"), *sorted((ROOT / "csrc").glob("*.c"))]
-AS_BUILT = ("-fno-math-errno", "-ffp-contract=off")  # see csrc/build_core.py
+TOLD = ["-g", "-include", Path(__file__).with_name("told.h")]
 TOOLS = {
-    "memory sanitizer": (["clang"], ["-O1", "-fsanitize=memory", "-fno-sanitize-recover=all"], []),
-    "valgrind": (["gcc", "valgrind"], ["-O3", "-DWITH_VALGRIND"], ["valgrind", "-q", "--error-exitcode=9"]),
+    "memory sanitizer": ("clang", ["-O1", "-fsanitize=memory", "-fno-sanitize-recover=all"], []),
+    "valgrind": ("gcc", ["-O3", "-DWITH_VALGRIND"], ["valgrind", "-q", "--error-exitcode=9"]),
 }
 
 
 @pytest.fixture(scope="module", params=TOOLS)
-def driver(request, tmp_path_factory):
+def driver(request):
     """The tool, and the command that runs the driver under it."""
-    needed, flags, command = TOOLS[request.param]
-    for program in needed:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    binary = tmp_path_factory.mktemp("secrets") / "driver"
-    told = Path(__file__).with_name("told.h")
-    compiler = [needed[0], "-std=c11", "-g", *AS_BUILT, f"-I{ROOT / 'csrc'}", "-include", told]
-    built = subprocess.run(
-        [*compiler, *flags, *SOURCES, "-lm", "-o", binary], capture_output=True, text=True, check=False
-    )
-    if built.returncode and ("msan" in built.stderr or "valgrind/memcheck.h" in built.stderr):
-        pytest.skip(f"{request.param} is not fully installed")
-    assert built.returncode == 0, built.stderr
+    compiler, flags, command = TOOLS[request.param]
+    if command and shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    missing = ["msan", "valgrind/memcheck.h"]
+    binary = compiled.program("secrets_driver.c", compiler, [*TOLD, *flags], missing)
     return request.param, [*command, binary]
 
 
