@@ -73,7 +73,8 @@ def describe(result: dict[str, Any]) -> list[str]:
 def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
     """What vectors pass through besides masks, into memory that is ready: so with the peers, too.
 
-    The peers are a copy of as many float32, and numpy's clip, scale, round and cast.
+    The peers are a copy of as many float32, and numpy's clip, scale, round and cast: to the nearest, and at
+    random as ours do it, by a uniform number (of PCG64, without cryptography) and floor.
     """
     bits, block, step = 20, 2**12, 1e-4
     rng = np.random.default_rng(2)
@@ -94,6 +95,7 @@ def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
         "quantise float32 to residues": lambda: rounded(singles, residues, bits),
         "quantise float64 to residues": lambda: rounded(doubles, residues, bits),
         "quantise float32 to int64": lambda: rounded(singles, integers, None),
+        "dequantise to float32": lambda: _kernels.dequantize(residues, bits, step, 2**bits, out=copy),
         "dequantise to float64": lambda: _kernels.dequantize(residues, bits, step, 2**bits, out=real),
         f"pack {bits} bits": lambda: _kernels.pack_bits(packed, residues, bits),
         f"unpack {bits} bits": lambda: _kernels.unpack_bits(total, packed, bits),
@@ -101,8 +103,10 @@ def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
         f"rotate, blocks of {block}": lambda: _kernels.rotate(rotated, block, bytes(32)),
     }
     peers: dict[str, Callable[[], object]] = {
-        "numpy, float32": _numpy_rounding(singles, 1 / step),
-        "numpy, float64": _numpy_rounding(doubles, 1 / step),
+        "numpy at random, float32": _numpy_rounding(singles, 1 / step, rng),
+        "numpy at random, float64": _numpy_rounding(doubles, 1 / step, rng),
+        "numpy to the nearest, float32": _numpy_rounding(singles, 1 / step),
+        "numpy to the nearest, float64": _numpy_rounding(doubles, 1 / step),
         "a copy": lambda: np.copyto(copy, singles),
     }
     # Of the processor: they are short beside the turns that a busy machine gives other processes.
@@ -122,14 +126,21 @@ def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def _numpy_rounding(values: npt.NDArray[Any], steps: float) -> Callable[[], object]:
-    """Clip, scale, round to the nearest and cast: neither random nor checked."""
-    buffer, levels = np.empty_like(values), np.empty(values.size, np.int32)
+def _numpy_rounding(
+    values: npt.NDArray[Any], steps: float, rng: np.random.Generator | None = None
+) -> Callable[[], object]:
+    """Clip, scale, round to the nearest or at random, and cast; unchecked."""
+    buffer, levels, uniform = np.empty_like(values), np.empty(values.size, np.int32), np.empty_like(values)
 
     def call() -> None:
         np.clip(values, -1, 1, out=buffer)
         np.multiply(buffer, values.dtype.type(steps), out=buffer)
-        np.rint(buffer, out=buffer)
+        if rng is None:
+            np.rint(buffer, out=buffer)
+        else:
+            rng.random(dtype=values.dtype.type, out=uniform)
+            np.add(buffer, uniform, out=buffer)
+            np.floor(buffer, out=buffer)
         np.copyto(levels, buffer, casting="unsafe")
 
     return call
