@@ -12,6 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 CC     ?= cc
+SITE   := "import sysconfig; print(sysconfig.get_path('purelib'))"
 WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
@@ -57,9 +58,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,demo,plot,test,lint]'
 	touch $@
 
-build/flower/.stamp: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
-	test -x build/flower/bin/python || $(PYTHON) -m venv build/flower
-	build/flower/bin/python -m pip install --quiet -c constraints.txt -e '.[flower,demo,test]' 'flwr[simulation]'
+# On top of .venv, which Flower's fifty packages stay out of; what .venv has is not installed again.
+build/flower/.stamp: pyproject.toml constraints.txt | $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip build/flower
+	echo "import site; site.addsitedir('$$($(BIN)/python -c $(SITE))')" > "$$(build/flower/bin/python -c $(SITE))/venv.pth"
+	build/flower/bin/python -m pip install --quiet -c constraints.txt 'flwr[simulation]>=1.41'
 	touch $@
 
 clean:
