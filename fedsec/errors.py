@@ -44,7 +44,10 @@ class IdentityError(FedsecError):
 
 
 class StoreError(FedsecError):
-    """A client's session store that is foreign, damaged, gone, or cannot be written; nothing may be sent."""
+    """A client's session store that is foreign, damaged, gone, or cannot be written; nothing may be sent.
+
+    At a server: the temporary file of an upload; what it could not take may be sent again.
+    """
 
 
 class ProtocolError(FedsecError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import stat
@@ -17,6 +18,7 @@ Name = str | os.PathLike[str]
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 # Opening a pipe, say, must not wait for whoever writes into it.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
 
 
@@ -56,31 +58,48 @@ def _require_plain(status: os.stat_result, private: bool) -> None:
 
 
 def create(path: Path, data: bytes, mode: int) -> None:
-    """Writes a file that is not there yet, onto the disk; what was written in part is taken away again."""
-    with errors_named(path):
-        descriptor = os.open(path, _MAKE, mode)
+    """Writes a file that is not there yet, onto the disk: under its name is all of it, or nothing."""
+    with errors_named(path), _draft(path, data, mode) as new:
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            _flush_names(path.parent)
-        except BaseException:
-            path.unlink()
-            raise
+            os.link(new, path)  # never over what is there, a link included
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            os.close(os.open(path, _MAKE, mode))
+            os.replace(new, path)
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
-    """Puts a file in the place of another: whoever reads sees all of the one or all of the other."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    create(new, data, mode)
+    """Puts a file in the place of another: whoever reads sees all of the one or all of the other.
+
+    For one at a time (`alone_in`): what a process that was killed meanwhile left beside it is taken away.
+    """
     with errors_named(path):
-        try:
+        for torn in path.parent.glob(f".{glob.escape(path.name)}.*"):
+            _take_away(torn)
+        with _draft(path, data, mode) as new:
             os.replace(new, path)
-        except BaseException:
-            new.unlink()
-            raise
-        _flush_names(path.parent)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A file beside `path` that is on the disk, for the block to give its name; then the name is, too."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(new, _MAKE, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        yield new
+    finally:
+        _take_away(new)
+    _flush_names(path.parent)
+
+
+def _take_away(draft: Path) -> None:
+    with contextlib.suppress(OSError):  # a disk that is broken says so where it matters
+        draft.unlink()
 
 
 @contextlib.contextmanager
@@ -94,7 +113,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     with errors_named(folder):
         descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with errors_named(folder):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -77,6 +78,11 @@ class Participant:
     budget : Budget, optional
         As for `Client`; the first two are for authenticated configurations, which take nothing less.
 
+    Raises
+    ------
+    IdentityError, StoreError
+        At any time: the folder cannot be read or written, or is not what it was; then nothing leaves.
+
     Guarantees: those of `Client`. The same message gets the same answer, byte for byte, and any other one
     that is not due ends the session. A process killed between the record of an answer and the answer itself
     leaves a client that has dropped out. There is one session at a time: to join another one forgets the
@@ -93,7 +99,8 @@ class Participant:
         budget: Budget | None = None,
     ) -> None:
         self._folder = _files.path_of(folder)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _files.errors_named(self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._client_id, self._identity = client_id, identity
         self._own: dict[str, Any] = {
             "policy": policy,
@@ -101,8 +108,6 @@ class Participant:
             "budget": budget,
         }
         with _files.alone_in(self._folder):
-            for torn in self._folder.glob(f".{self._path.name}*"):  # by a kill in the middle of `_write`
-                torn.unlink()
             self._key = self._own_key()
 
     def __repr__(self) -> str:
@@ -195,7 +200,7 @@ class Participant:
     def _rest(self) -> _Rest | None:
         if not self._path.exists():
             return None
-        data = _files.read(self._path, self._path.stat().st_size, private=True)
+        data = _files.read(self._path, sys.maxsize, private=True)
         try:
             return _Rest.from_bytes(data)
         except (struct.error, ValueError) as error:
@@ -208,7 +213,7 @@ class Participant:
     def _own_key(self) -> bytes:
         path = self._folder / "session.key"
         if not path.exists():
-            _files.create(path, secrets.token_bytes(snapshot.KEY_BYTES), 0o600)
+            _files.replace(path, secrets.token_bytes(snapshot.KEY_BYTES), 0o600)
         return _files.read(path, snapshot.KEY_BYTES, private=True)
 
 

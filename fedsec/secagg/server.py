@@ -77,7 +77,8 @@ class Server(Unpicklable):
     refused with `ProtocolError`, and the session stands as before: its sender may still send the right one.
     If fewer than `config.parameters.min_survivors` clients sent theirs when a phase is closed, or the
     secrets of one cannot be rebuilt, `close_phase` raises `AggregationAborted`: the session is over. It
-    raises `CommitteeLostError` where another attempt with a fresh session id may go better. Threads may
+    raises `CommitteeLostError` where another attempt with a fresh session id may go better. A part of an
+    upload that the disk has no room for is refused with `StoreError`, and may come again. Threads may
     share a server: its methods take turns.
     """
 
@@ -350,7 +351,11 @@ class Server(Unpicklable):
         spool.append(first, packed)
         if spool.is_complete:
             del self._collected.uploads[sender]
-            spool.add_to(self._sum)
+            try:
+                spool.add_to(self._sum)
+            except BaseException:  # part of a vector may be in the sum
+                self.abort()
+                raise
         return spool.is_complete
 
     def _take_agree(self, sender: int, body: bytes) -> bool:

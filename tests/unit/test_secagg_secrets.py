@@ -40,7 +40,7 @@ PUBLIC = {
 # Modules that never see a secret of a session.
 WITHOUT_SECRETS = {"config", "directory", "enrolment", "parameters", "quantizer", "schema", "store"}
 # Their repr is written out, and tested where they are.
-WRITTEN_OUT = {"Client", "Server", "Identity", "Participant"}
+WRITTEN_OUT = {"Client", "Server", "Identity", "Outbox", "Participant"}
 MARK = "marked as secret"
 
 

@@ -1,0 +1,161 @@
+"""A process whose children do one thing each with files, until they are done or somebody kills them.
+
+Each line on standard input is JSON: `[work, arguments...]`; standard output says `child PID`, then a line of
+JSON for each thing that has been done, and `gone CODE`. Children are forked, so that imports are paid for
+once.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from protocol.secagg_loop import complete, config_of, identity_of, policy_of
+
+from fedsec import distributed
+from fedsec.accounting import Ledger, NeighboringRelation
+from fedsec.errors import FedsecError
+from fedsec.secagg import Participant
+
+CLIENT = 10
+FOUR = complete(4, corrupt=0, lost=1)
+VECTOR = np.array([5, -7, 11])
+FIVE = complete(5, corrupt=1, lost=1)
+PLAN = distributed.plan_clients(
+    distributed.Cohort(5, FIVE.min_survivors, FIVE.max_corrupt),
+    dimension=3,
+    l2_clip_norm=1.0,
+    noise_multiplier=1.0,
+)
+SURVIVORS = (10, 20, 30, 40)
+
+
+def say(*words):
+    os.write(1, f"{json.dumps(words)}\n".encode())  # whole, whatever other children say
+
+
+def config_of_round(number):
+    return config_of(FOUR, session=number.to_bytes(8, "little"), round_id=number)
+
+
+def participant(folder, number, request):
+    """One message of a session, or the first one for an empty request."""
+    config = config_of_round(number)
+    one = Participant(folder, CLIENT, identity_of(CLIENT), policy=policy_of(config))
+    try:
+        if request:
+            answer = one.answer(config.session_id, bytes.fromhex(request), lambda _: VECTOR)
+        else:
+            answer = one.join(config)
+    except FedsecError as error:
+        say("refused", type(error).__name__, str(error))
+    else:
+        say("answer", answer.hex())
+
+
+def planned_session(number):
+    return config_of(
+        FIVE,
+        PLAN.encoding.length,
+        session=number.to_bytes(8, "little"),
+        round_id=number,
+        modulus_bits=PLAN.modulus_bits,
+    )
+
+
+def budget_of(path):
+    relation = NeighboringRelation.REPLACE_SPECIAL
+    ledger = Ledger(path, target_epsilon=1e6, target_delta=1e-5, neighboring_relation=relation)
+    return distributed.ClientBudget(PLAN, ledger), ledger
+
+
+def budget(path, first):
+    """Reserves and settles for one session after the other, as long as it lives."""
+    kept, _ = budget_of(path)
+    for number in itertools.count(first):
+        session = planned_session(number)
+        kept.reserve(session)
+        say("reserved", number)
+        kept.settle(session, SURVIVORS)
+        say("settled", number)
+
+
+def federation_in(folder):
+    """A federation that goes on from its last checkpoint, if there is one."""
+    import torch
+
+    import fedsec
+
+    torch.manual_seed(0)
+    model, path = torch.nn.Linear(3, 1), Path(folder)
+    ledger = Ledger(
+        path / "ledger",
+        target_epsilon=1e4,
+        target_delta=1e-5,
+        neighboring_relation=NeighboringRelation.REPLACE_SPECIAL,
+    )
+    federation = fedsec.Federation(
+        model,
+        num_clients=4,
+        num_rounds=10**4,
+        l2_clip_norm=1.0,
+        noise_multiplier=1.0,
+        target_delta=1e-5,
+        secure_aggregation=False,
+        ledger=ledger,
+    )
+    if (path / "checkpoint").exists():
+        saved = torch.load(path / "checkpoint", weights_only=True)
+        model.load_state_dict(saved["model"])
+        federation.load_state_dict(saved["federation"])
+    return federation, ledger
+
+
+def federation(folder):
+    """Rounds, each saved before it is told, as long as it lives."""
+    import torch
+
+    running, _ = federation_in(folder)
+    say("open")
+    for rnd in running.rounds():
+        for client in rnd.cohort:
+            rnd.submit(client, rnd.model())
+        rnd.finish()
+        new = Path(folder) / "checkpoint.new"
+        torch.save({"model": running.model.state_dict(), "federation": running.state_dict()}, new)
+        new.replace(Path(folder) / "checkpoint")
+        weights = running.model.weight.detach().numpy()
+        say("round", rnd.round_id, hashlib.sha256(weights.tobytes()).hexdigest())
+
+
+WORK = {"participant": participant, "budget": budget, "federation": federation}
+
+
+def main():
+    if "torch" in sys.argv:
+        import torch
+
+        import fedsec
+
+        torch.set_num_threads(1)
+        fedsec.Federation  # noqa: B018 (loads it)
+    say("ready")
+    for line in sys.stdin:
+        work, *arguments = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                WORK[work](*arguments)
+                code = 0
+            finally:
+                os._exit(code)
+        say("child", child)
+        say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    main()
