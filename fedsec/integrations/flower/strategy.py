@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -256,8 +256,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             except AggregationAborted as error:
                 _log.warning("fedsec: %s is given up: %s", purpose, error)
                 return []
-            if run.plan.noise == "local":
-                run.charge(purpose)
+            run.charge(purpose, "local")
             self._session = session
             return requests
         return []
@@ -269,9 +268,10 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             return None
         self._session = None
         try:
-            residues = session.finish(replies)
-            if run.plan.private and run.plan.noise != "local":
-                run.charge(purpose)
+            # With the shares the sum is open, whether or not enough of them come for this process.
+            residues = session.finish(
+                replies, before_shares=lambda: run.charge(purpose, "central", "distributed")
+            )
             mean = session.task.mean(residues, session.public_key)
         except AggregationAborted as error:
             _log.warning("fedsec: %s is given up: %s", purpose, error)
@@ -393,8 +393,10 @@ class _Run:
         """Goes on with a plan whose bound may have moved; all cost the same."""
         self.plan, self.terms = plan, self.terms.following(plan)
 
-    def charge(self, purpose: str) -> None:
-        """Before a release."""
+    def charge(self, purpose: str, *noises: str) -> None:
+        """Before noisy updates leave their clients, or the shares that open a sum; by the place of noise."""
+        if self.plan.noise not in noises:
+            return
         if self._ledger is not None and self.plan.event is not None:
             self._ledger.charge(self.plan.event, purpose=purpose)
         self.charged += 1
@@ -441,11 +443,13 @@ class _Session:
             records.request(self._originals[client], one, with_content=True) for client, one in asking.items()
         ]
 
-    def finish(self, replies: Iterable[Message]) -> npt.NDArray[Any]:
+    def finish(self, replies: Iterable[Message], *, before_shares: Callable[[], None]) -> npt.NDArray[Any]:
         """The uploads, the agreement, and the sum's residues."""
         self._take(replies)
         answers: Mapping[int, bytes] = self._server.close_phase()
         while self._server.phase is not Phase.DONE:
+            if self._server.phase is Phase.UNMASK:
+                before_shares()
             answers = self._exchange(self._asking(answers))
         return self._server.result()
 
