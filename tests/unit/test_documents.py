@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TRANSLATIONS = [path for path in DOCUMENTS if path.name.endswith(".zh.md")]
 IN_SESSIONS = ("identity", "directory")
+NOT_HERE = ("demo", "bench", "ledger", "simulate", *IN_SESSIONS)  # run elsewhere, or for long
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -66,7 +67,7 @@ def commands():
     for block in blocks("sh"):
         for line in block.values[0].splitlines():
             words = shlex.split(line, comments=True)
-            if words[:1] == ["fedsec"] and words[1] not in ("demo", "bench", "ledger", "simulate", *IN_SESSIONS):
+            if words[:1] == ["fedsec"] and words[1] not in NOT_HERE:
                 yield pytest.param(words, id=" ".join(words[:2]))
 
 
