@@ -1,4 +1,4 @@
-/* The fast part of the exact discrete Gaussian in AVX2: bell.h, 32 candidates at a time in two halves, tables in
+/* The fast part of the exact discrete Gaussian in AVX2: 32 candidates at a time in two halves, tables in
  * registers. */
 #include "x86.h"
 

@@ -1,4 +1,4 @@
-/* The fast part of the exact discrete Gaussian in AVX-512: bell.h, 32 candidates at a time, tables in registers. */
+/* The fast part of the exact discrete Gaussian in AVX-512: 32 candidates at a time, tables in registers. */
 #include "x86.h"
 
 #ifdef FS_X86_64
@@ -12,6 +12,9 @@
 #define FS_MEMORY_SANITIZER
 #endif
 #endif
+
+/* Bytes of the output that are asked for ahead: a new array is in no cache. */
+enum { AHEAD = 512 };
 
 typedef struct {
     __m512i low, high;
@@ -37,6 +40,18 @@ FS_INLINE TARGET __m512i constant(unsigned number)
 FS_INLINE TARGET __m512i step(unsigned c, __m512i v, __m512i x)
 {
     return _mm512_sub_epi16(constant(c), _mm512_mulhi_epu16(v, x));
+}
+
+FS_INLINE TARGET __m512i complement(__mmask32 lanes, __m512i words)
+{
+    return _mm512_mask_sub_epi16(words, lanes, constant(UINT16_MAX), words);
+}
+
+/* The low 16 bits of one, the high ones of the other. */
+FS_INLINE TARGET __m512i halves(__m512i low, __m512i high)
+{
+    const __m512i mask = _mm512_set1_epi32(0xffff);
+    return _mm512_or_si512(_mm512_and_si512(mask, low), _mm512_andnot_si512(mask, high));
 }
 
 FS_INLINE TARGET uint32_t even_first(uint32_t lanes)
@@ -74,9 +89,11 @@ FS_INLINE TARGET uint8_t *keep(uint8_t *out, size_t size, uint32_t standing, __m
         shown = _mm512_or_si512(_mm512_sll_epi32(shown, hidden),
                                 _mm512_srl_epi32(_mm512_loadu_si512(rest), _mm_sub_epi32(_mm_cvtsi32_si128(32), hidden)));
     __m512i kept = compress(standing, shown);
+    _mm_prefetch((const char *)out + AHEAD, _MM_HINT_T0);
     if (size == 4) {
         _mm512_storeu_si512(out, kept);
     } else {
+        _mm_prefetch((const char *)out + AHEAD + 64, _MM_HINT_T0);
         __m256i left = _mm512_castsi512_si256(kept), right = _mm512_extracti64x4_epi64(kept, 1);
         __m512i more = rest ? compress(standing, _mm512_loadu_si512(rest)) : _mm512_setzero_si512();
         __m512i first = rest ? whole(left, _mm512_castsi512_si256(more), hidden) : _mm512_cvtepi32_epi64(left);
@@ -87,49 +104,96 @@ FS_INLINE TARGET uint8_t *keep(uint8_t *out, size_t size, uint32_t standing, __m
     return out + size * (size_t)_mm_popcnt_u32(standing & 0xffff);
 }
 
+/* A table's numbers in registers. */
+typedef struct {
+    table cells, slopes, heights;
+    __m512i sign_bit, offset_mask, one_step, curvature, first, shift;
+} registers;
+
+FS_INLINE TARGET registers load_law(const fs_bell *bell)
+{
+    return (registers){
+        .cells = load_table(bell->cells),
+        .slopes = load_table(bell->slopes),
+        .heights = load_table(bell->heights),
+        .sign_bit = constant(bell->mirrored & 0x40),
+        .offset_mask = constant(bell->offset_mask),
+        .one_step = constant(bell->step),
+        .curvature = constant(bell->curvature),
+        .first = _mm512_set1_epi32(bell->first),
+        .shift = _mm512_set1_epi32((int)(FS_BELL_SHOWN_BITS - bell->shown_bits)),
+    };
+}
+
+/* A block's values, and which of its candidates stand, and which may. */
+typedef struct {
+    __m512i even, odd;
+    uint32_t standing, possible;
+} candidates;
+
+FS_INLINE TARGET candidates filter(const fs_bell_work *work, size_t at, const registers *law)
+{
+    __m512i choice = _mm512_loadu_si512(work->choices + at);
+    __m512i uniform = _mm512_loadu_si512(work->uniforms + at);
+    __m512i offset = _mm512_loadu_si512(work->offsets + at);
+
+    __m512i found = look_up(law->cells, choice);
+    __mmask32 own = _mm512_cmplt_epu16_mask(choice, _mm512_and_si512(found, constant(0xff00)));
+    __m512i index = _mm512_mask_blend_epi16(own, found, choice); /* mod 64 */
+    __mmask32 negative = _mm512_test_epi16_mask(choice, law->sign_bit);
+
+    __m512i t = _mm512_and_si512(offset, law->offset_mask);
+    t = _mm512_mask_adds_epu16(t, negative, t, law->one_step);
+    __m512i slope = _mm512_add_epi16(look_up(law->slopes, index), _mm512_mulhi_epu16(t, law->curvature));
+    __m512i v = _mm512_mulhi_epu16(t, slope);
+    __m512i e = step(FS_BELL_C3, v, constant(FS_BELL_C4));
+    e = step(FS_BELL_C0, v, step(FS_BELL_C1, v, step(FS_BELL_C2, v, e)));
+    __m512i acceptance = _mm512_mulhi_epu16(look_up(law->heights, index), _mm512_mulhi_epu16(e, e));
+    __m512i surely = _mm512_subs_epu16(acceptance, constant(FS_BELL_MARGIN));
+    __m512i maybe = _mm512_adds_epu16(acceptance, constant(FS_BELL_MARGIN));
+
+    __m512i bit = _mm512_and_si512(_mm512_srli_epi16(choice, 7), constant(1));
+    __m512i high = _mm512_and_si512(_mm512_slli_epi16(index, 1), constant(2 * FS_BELL_CELLS - 2));
+    __m512i low = complement(negative, _mm512_or_si512(_mm512_slli_epi16(offset, 1), bit));
+    high = complement(negative, _mm512_or_si512(high, _mm512_srli_epi16(offset, 15)));
+    __m512i even = halves(low, _mm512_slli_epi32(high, 16)), odd = halves(_mm512_srli_epi32(low, 16), high);
+    return (candidates){
+        .even = _mm512_add_epi32(_mm512_srav_epi32(even, law->shift), law->first),
+        .odd = _mm512_add_epi32(_mm512_srav_epi32(odd, law->shift), law->first),
+        .standing = even_first(_mm512_cmplt_epu16_mask(uniform, surely)),
+        .possible = even_first(_mm512_cmple_epu16_mask(uniform, maybe)),
+    };
+}
+
+/* Stores the next block's variates, if it is decided; NULL if not. */
+FS_INLINE TARGET uint8_t *keep_block(fs_bell_work *work, uint8_t *out, size_t size, int wide, candidates found,
+                                     __m128i hidden)
+{
+    if (!fs_bell_decided(work, &found.standing, found.possible))
+        return NULL;
+    const uint32_t *rest = work->rest + FS_BELL_BLOCK * work->block++;
+    out = keep(out, size, found.standing, found.even, wide ? rest : NULL, hidden);
+    return keep(out, size, found.standing >> 16, found.odd, wide ? rest + 16 : NULL, hidden);
+}
+
+/* Two blocks at a time, as each is a long chain of operations. */
 FS_INLINE TARGET size_t draw(fs_bell_work *work, uint8_t *out, size_t size, int wide)
 {
-    const fs_bell *bell = work->bell;
-    table cells = load_table(bell->cells), slopes = load_table(bell->slopes), heights = load_table(bell->heights);
-    __m512i mirrored = constant(bell->mirrored), offset_mask = constant(bell->offset_mask);
-    __m512i one_step = constant(bell->step), curvature = constant(bell->curvature);
-    __m512i first = _mm512_set1_epi32(bell->first);
-    __m128i shift = _mm_cvtsi32_si128((int)(FS_BELL_SHOWN_BITS - bell->shown_bits));
-    __m128i hidden = _mm_cvtsi32_si128((int)fs_bell_hidden(bell));
-    uint8_t *next = out;
-    for (; work->block < FS_BELL_BLOCKS; work->block++) {
-        size_t at = FS_BELL_BLOCK * work->block;
-        __m512i choice = _mm512_loadu_si512(work->choices + at);
-        __m512i uniform = _mm512_loadu_si512(work->uniforms + at);
-        __m512i offset = _mm512_loadu_si512(work->offsets + at);
-
-        __m512i found = look_up(cells, choice);
-        __mmask32 own = _mm512_cmplt_epu16_mask(choice, _mm512_and_si512(found, constant(0xff00)));
-        __m512i index = _mm512_and_si512(_mm512_mask_blend_epi16(own, found, choice), constant(FS_BELL_CELLS - 1));
-        __m512i sign = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(choice, 9), 15), mirrored);
-
-        __m512i t = _mm512_adds_epu16(_mm512_and_si512(offset, offset_mask), _mm512_and_si512(sign, one_step));
-        __m512i slope = _mm512_add_epi16(look_up(slopes, index), _mm512_mulhi_epu16(t, curvature));
-        __m512i v = _mm512_mulhi_epu16(t, slope);
-        __m512i e = step(FS_BELL_C3, v, constant(FS_BELL_C4));
-        e = step(FS_BELL_C0, v, step(FS_BELL_C1, v, step(FS_BELL_C2, v, e)));
-        __m512i acceptance = _mm512_mulhi_epu16(look_up(heights, index), _mm512_mulhi_epu16(e, e));
-        __m512i surely = _mm512_subs_epu16(acceptance, constant(FS_BELL_MARGIN));
-        __m512i maybe = _mm512_adds_epu16(acceptance, constant(FS_BELL_MARGIN));
-        uint32_t standing = even_first(_mm512_cmplt_epu16_mask(uniform, surely));
-        if (!fs_bell_decided(work, &standing, even_first(_mm512_cmple_epu16_mask(uniform, maybe))))
+    registers law = load_law(work->bell);
+    __m128i hidden = _mm_cvtsi32_si128((int)fs_bell_hidden(work->bell));
+    uint8_t *next = out, *end;
+    while (work->block < FS_BELL_BLOCKS) {
+        size_t pair = work->block & ~(size_t)1;
+        candidates left = filter(work, FS_BELL_BLOCK * pair, &law);
+        candidates right = filter(work, FS_BELL_BLOCK * (pair + 1), &law);
+        if (work->block == pair) {
+            if (!(end = keep_block(work, next, size, wide, left, hidden)))
+                break;
+            next = end;
+        }
+        if (!(end = keep_block(work, next, size, wide, right, hidden)))
             break;
-
-        __m512i high = _mm512_or_si512(_mm512_slli_epi16(index, 1), _mm512_srli_epi16(offset, 15));
-        __m512i low = _mm512_and_si512(_mm512_srli_epi16(choice, 7), constant(1));
-        low = _mm512_xor_si512(_mm512_or_si512(low, _mm512_slli_epi16(offset, 1)), sign);
-        high = _mm512_xor_si512(high, sign);
-        __m512i even = _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
-        __m512i odd = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low, 16), high);
-        even = _mm512_add_epi32(_mm512_sra_epi32(even, shift), first);
-        odd = _mm512_add_epi32(_mm512_sra_epi32(odd, shift), first);
-        next = keep(next, size, standing, even, wide ? work->rest + at : NULL, hidden);
-        next = keep(next, size, standing >> 16, odd, wide ? work->rest + at + 16 : NULL, hidden);
+        next = end;
     }
     return (size_t)(next - out) / size;
 }

@@ -82,7 +82,7 @@ struct fs_backend {
     void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
                            const uint64_t *offsets);
     /* Variates from a group's candidates, from the block on that is the next: how many. They stop before a block that the
-     * filter leaves open; up to FS_BELL_BLOCK elements behind the last variate may be overwritten (bell.h). */
+     * filter leaves open; up to FS_BELL_BLOCK elements behind the last variate may be overwritten (discrete_gaussian.c). */
     size_t (*bell32)(fs_bell_work *work, int32_t *out);
     size_t (*bell64)(fs_bell_work *work, int64_t *out);
     /* As many normal variates of mean 0 as a group has, from as many uniform words (normal.h). */

@@ -12,7 +12,7 @@ nothing that is close [docs/noise.md].
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -39,7 +39,7 @@ _SHOWN_BITS = 17
 _BEYOND = CELLS - 1
 
 
-class Law(Hashable, Protocol):
+class Law(Protocol):
     """A law on the integers that is even and log-concave, of weights up to a common factor; a value."""
 
     @property
@@ -112,8 +112,19 @@ class Bell:
 
 
 @lru_cache(maxsize=32)
+def discrete_gaussian(stddev: float) -> Bell:
+    """The table of a discrete Gaussian; cached."""
+    return table(DiscreteGaussian(stddev))
+
+
+@lru_cache(maxsize=32)
+def wide_skellam(variance: float) -> Bell:
+    """The table of a Skellam law of a variance from 2^14 on; cached."""
+    return table(WideSkellam(variance))
+
+
 def table(law: Law) -> Bell:
-    """The table of a law; cached."""
+    """The table of a law."""
     mirrored = law.variance > NARROW_VARIANCE
     # 2^block_bits in (1/8, 1/4] of the deviation, up to its rounding
     block_bits = math.frexp(math.sqrt(law.variance))[1] - 3 if mirrored else None

@@ -463,7 +463,6 @@ def gaussian(
 
 
 BELL_CHUNK = 2**20  # variates that share a stream of candidates
-_BELL_ROOM = 64
 
 
 def bell(**fields: object) -> Any:
@@ -495,15 +494,16 @@ def discrete_gaussian(
 
     `refused` are candidates that the caller has found not to stand, in ascending order.
     """
-    kernel = getattr(_lib, f"fs_discrete_gaussian{8 * out.itemsize}")
-    room = out.size if exact_only else _BELL_ROOM
+    kernel = _lib.fs_discrete_gaussian32 if out.itemsize == 4 else _lib.fs_discrete_gaussian64
+    room, found = 0, _ffi.NULL  # hardly ever is one left
     while True:
-        found = _ffi.new("fs_bell_undecided[]", room)
         given = (chunk, refused, len(refused), exact_only, found, room)
         n = kernel(backend.table, law, pointer(out), out.size, key, *given)
         if n <= room:
             break
-        room = n
+        room, found = n, _ffi.new("fs_bell_undecided[]", n)
+    if n == 0:
+        return []
     undecided = [
         BellUndecided(
             row.position,

@@ -242,6 +242,7 @@ def table(name: str, parameter: float) -> Table:
     return block_table(WidePoisson(parameter))
 
 
+@lru_cache(maxsize=64)
 def is_narrow(name: str, parameter: float) -> bool:
     """Whether 2^12 cells are enough for the law's integers."""
     return _index_bits(_LAWS[name](parameter)) <= MAX_INDEX_BITS

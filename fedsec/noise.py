@@ -348,25 +348,24 @@ def draw_discrete_gaussian(
     backend: _kernels.Backend = _kernels.best_backend,
 ) -> None:
     """Fills an int32 or int64 array. For measurements: a backend."""
-    draw_bells(out, _bell.DiscreteGaussian(stddev), insecure_key, backend=backend)
+    draw_bells(out, _bell.discrete_gaussian(stddev), insecure_key, backend=backend)
 
 
 def _draw_skellam(out: npt.NDArray[Any], variance: float, insecure_key: bytes | None) -> None:
     if _lattice.is_narrow("skellam", variance):
         draw_lattice("skellam", out, variance, insecure_key)
     else:
-        draw_bells(out, _bell.WideSkellam(variance), insecure_key)
+        draw_bells(out, _bell.wide_skellam(variance), insecure_key)
 
 
 def draw_bells(
     out: npt.NDArray[Any],
-    law: _bell.Law,
+    table: _bell.Bell,
     insecure_key: bytes | None = None,
     exact_only: bool = False,
     backend: _kernels.Backend = _kernels.best_backend,
 ) -> None:
     """Fills an int32 or int64 array. For tests: integers alone decide what is open; a backend."""
-    table = _bell.table(law)
     with _kernels.key_of_call(insecure_key) as key:
         for chunk, piece in _chunks(out, _kernels.BELL_CHUNK):
             _draw_bell(piece, table, _Words(key, chunk, backend), exact_only)

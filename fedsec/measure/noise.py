@@ -83,6 +83,7 @@ def _ours(length: int, stddev: float) -> dict[str, Sampler]:
         "release, float32": Sampler(lambda: noise.release(vector, 1.0, 1.1), 0, {}),
         "skellam, int32": Sampler(lambda: noise.skellam(length, variance, np.int32), 4, {POISSONS: 30.0}),
         "skellam, int64": Sampler(lambda: noise.skellam(length, variance), 4, {POISSONS: 30.0}),
+        "skellam of variance 1e7, int32": Sampler(lambda: noise.skellam(length, 1e7, np.int32), 6, {}),
         "poisson of mean 1e6": Sampler(lambda: noise.poisson(length, 1e6), 12, {}),
         "gaussian, float32": Sampler(lambda: noise.gaussian(length), 4, {TORCH32: 6.0, NUMPY32: 18.0}),
         "gaussian, float64": Sampler(

@@ -1,6 +1,7 @@
 """Discrete Gaussian and wide Skellam noise: tables, filters, and every byte against a twin in mpmath."""
 
 from fractions import Fraction
+from functools import lru_cache
 from hashlib import sha256
 from itertools import chain, islice, repeat
 
@@ -36,13 +37,16 @@ def each(laws):
     return pytest.mark.parametrize("law", laws, ids=named)
 
 
+table_of = lru_cache(_bell.table)
+
+
 def key_of(*words):
     return sha256(repr(words).encode()).digest()
 
 
 def drawn(law, size=3000, dtype=np.int64, **options):
     out = np.empty(size, dtype)
-    noise.draw_bells(out, law, key_of(law), **options)
+    noise.draw_bells(out, table_of(law), key_of(law), **options)
     return out
 
 
@@ -56,7 +60,7 @@ def deviation(law):
 @each(EVERYWHERE)
 def test_candidates_have_the_probabilities_that_are_divided_out(law):
     """Thresholds and aliases give each cell its count, of 2^14; no weight in it exceeds count * unit."""
-    table = _bell.table(law)
+    table = table_of(law)
     found = [0] * 64
     for column, entry in enumerate(table.structure.cells):
         threshold, alias = divmod(entry, 256)
@@ -77,7 +81,7 @@ def test_candidates_have_the_probabilities_that_are_divided_out(law):
 @each(EVERYWHERE)
 def test_what_is_beyond_the_cells_is_below_its_probability(law):
     """First at the nearest integer; from there weights fall by more than a half a block: log-concave."""
-    table = _bell.table(law)
+    table = table_of(law)
     size, start, raised = (
         (1, 32, 2) if table.block_bits is None else (2**table.block_bits, 63 << table.block_bits, 1)
     )
@@ -101,7 +105,7 @@ def log_weight(law, z):
 )
 def test_the_filters_error(law):
     """For every cell and sign, and every offset of 16 bits: less than the margin, in units of 2^-16."""
-    table, bell, stddev = _bell.table(law), _bell.table(law).structure, deviation(law)
+    table, bell, stddev = table_of(law), table_of(law).structure, deviation(law)
     block_bits = table.block_bits or 0
     offsets = (
         np.arange(0, 2**16, max(2 ** (16 - min(block_bits, 16)), 5)) if block_bits else np.zeros(1, np.int64)
@@ -135,7 +139,7 @@ def test_the_filters_error(law):
 @each(LAWS)
 def test_double_precision_decides_as_integers_do(law):
     """With a margin that is well above its error: for Skellam laws, of 1 / v^2, and 1 / (14 v^2) is seen."""
-    table, out = _bell.table(law), np.empty(30_000, np.int64)
+    table, out = table_of(law), np.empty(30_000, np.int64)
     rounding = 2.0**-42
     asymptotic = 0.08 / float(law.variance) ** 2 if law in SKELLAMS else 0.0
     undecided = _kernels.discrete_gaussian(out, table.structure, key_of(law), 0, [], exact_only=True)
@@ -151,7 +155,7 @@ def test_double_precision_decides_as_integers_do(law):
 @each([*map(_bell.DiscreteGaussian, (0.5, 3.7, 50.0, 2.0**40)), *SKELLAMS[::2]])
 def test_digits_are_drawn_until_they_decide(law):
     """A uniform number that agrees with the acceptance in its first 80 bits, then in 128 more."""
-    table = _bell.table(law)
+    table = table_of(law)
     cell = 34
     value = 3 if table.block_bits is None else (cell << table.block_bits) + 1
     with mp.workdps(150):
@@ -172,7 +176,7 @@ def test_digits_are_drawn_until_they_decide(law):
 @each([*map(_bell.DiscreteGaussian, (0.1, 4.0, 4.01, 1000.0, 2.0**40)), SKELLAMS[0]])
 def test_values_beyond_the_cells(law):
     """Blocks by the ones at the end of the first word, places by the second, signs by its first bit."""
-    table = _bell.table(law)
+    table = table_of(law)
     size = 1 if table.block_bits is None else 2**table.block_bits
     start = 32 if table.block_bits is None else 63 * size
     for words, block in (([0b0], 0), ([0b1], 1), ([0b0111], 3), ([2**64 - 1, 0b1011], 66)):
@@ -187,7 +191,7 @@ def test_values_beyond_the_cells(law):
 @each([*map(_bell.DiscreteGaussian, (3.9, 4.01, 1000.0)), *SKELLAMS[:2]])
 def test_a_candidate_beyond_stands_as_often_as_it_must(law):
     """Its probability, from the digits that decide: those just below it stand, those just above do not."""
-    table = _bell.table(law)
+    table = table_of(law)
     last = [0b1, 1 << 63]  # the second block, its first place, to the right
     value, halved = table._beyond(iter(last))
     length = int(-mp.log(reference.weight(_bell.DiscreteGaussian(deviation(law)), value), 2)) + 200
@@ -212,7 +216,7 @@ def test_a_candidate_beyond_stands_as_often_as_it_must(law):
 )
 def test_what_integers_refuse_leaves_no_trace_and_what_they_give_stands(monkeypatch, law, dtype, answer):
     """All that 16 bits leave open goes to an oracle: the others are what they were, in their order."""
-    table, key = _bell.table(law), key_of("oracle", law)
+    table, key = table_of(law), key_of("oracle", law)
     before = np.empty(60_000, np.int64)
     undecided = _kernels.discrete_gaussian(before, table.structure, key, 0, [], exact_only=True)
     places = [one.position for one in undecided]
@@ -220,7 +224,7 @@ def test_what_integers_refuse_leaves_no_trace_and_what_they_give_stands(monkeypa
 
     monkeypatch.setattr(_bell.Bell, "settled", lambda *_: None if answer == "refuses" else 77)
     after = np.empty(60_000, dtype)
-    noise.draw_bells(after, law, key, exact_only=True)
+    noise.draw_bells(after, table, key, exact_only=True)
     if answer == "accepts":
         before[places] = 77
         assert np.array_equal(after, before)
@@ -233,13 +237,13 @@ def test_a_variate_that_does_not_fit_is_reported_and_nothing_is_kept(monkeypatch
     monkeypatch.setattr(_bell.Bell, "settled", lambda *_: 2**31)
     out = np.full(60_000, 7, np.int32)
     with pytest.raises(FedsecError, match="does not fit int32"):
-        noise.draw_bells(out, _bell.DiscreteGaussian(1000.0), bytes(32), exact_only=True)
+        noise.draw_bells(out, _bell.discrete_gaussian(1000.0), bytes(32), exact_only=True)
     assert not out.any()
 
 
 def test_more_undecided_than_there_is_room_for():
-    """The room of an ordinary call is for 64; here all that 16 bits leave open is told."""
-    table, out = _bell.table(_bell.DiscreteGaussian(100.0)), np.empty(900_000, np.int32)
+    """They are counted first, and then told: here all that 16 bits leave open."""
+    table, out = table_of(_bell.DiscreteGaussian(100.0)), np.empty(900_000, np.int32)
     undecided = _kernels.discrete_gaussian(out, table.structure, bytes(32), 0, [], exact_only=True)
     assert len(undecided) > 150
     some = [one.candidate for one in undecided[3::5]]
@@ -254,14 +258,14 @@ def test_more_undecided_than_there_is_room_for():
 @each(LAWS)
 def test_equals_the_twin(law):
     size = 400 if law in SKELLAMS else 1500  # Bessel functions in mpmath take time
-    assert drawn(law, size).tolist() == reference.variates(_bell.table(law), key_of(law), size)
+    assert drawn(law, size).tolist() == reference.variates(table_of(law), key_of(law), size)
 
 
 def test_equals_the_twin_on_random_deviations():
     rng = np.random.default_rng(1)
     for stddev in map(float, np.exp(rng.uniform(np.log(0.1), np.log(2.0**40), 40))):
         law = _bell.DiscreteGaussian(stddev)
-        assert drawn(law, 40).tolist() == reference.variates(_bell.table(law), key_of(law), 40)
+        assert drawn(law, 40).tolist() == reference.variates(table_of(law), key_of(law), 40)
 
 
 @BACKENDS
@@ -289,16 +293,14 @@ def test_a_longer_call_begins_with_a_shorter_one():
 
 
 def test_neighbouring_doubles_are_different_laws():
-    one, other = (_bell.table(_bell.DiscreteGaussian(x)) for x in (2.0**40, np.nextafter(2.0**40, 0)))
+    one, other = (table_of(_bell.DiscreteGaussian(x)) for x in (2.0**40, np.nextafter(2.0**40, 0)))
     assert one.unit != other.unit
 
 
 def test_candidates_of_the_twin_are_in_canonical_order():
     numbers = [
         number
-        for number, *_ in islice(
-            reference.candidates(_bell.table(_bell.DiscreteGaussian(2.0)), bytes(32)), 2100
-        )
+        for number, *_ in islice(reference.candidates(table_of(_bell.DiscreteGaussian(2.0)), bytes(32)), 2100)
     ]
     assert numbers == list(range(2100))
 
