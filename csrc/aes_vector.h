@@ -8,11 +8,11 @@
  * Of each seed that leaves, beside the rounds, one exclusive-or and one addition a vector: see vector.h for
  * what its first and last round keys hold.
  *
- * Long sums save two rounds of each block, and so pass the ceiling of the rounds: counters of one page of 256 blocks
- * differ in their last byte, which after SubBytes of the second round has changed one byte in each column and all by
- * itself, and what follows is linear up to the next SubBytes. So the state there is the exclusive-or of a part that is
- * the same in all pages and a part that is the same in all of a page [BS08, sec. 3; PL18, sec. 4]. Both are addressed by
- * the counter, which is no secret.
+ * Long sums save two rounds of each block, and so pass the ceiling of the rounds. Counters of one page of 256 blocks
+ * differ in their last byte, which one round spreads over a column, and the next over all columns, one byte of each; no
+ * other byte of the counter touches these before MixColumns of the second round, which is linear. So the state after it
+ * is the exclusive-or of a part that a place has in all pages and a part that a page has in all places [BS08, sec. 3;
+ * PL18, sec. 4]. Both are addressed by the counter, which is no secret.
  *
  * [BS08] Bernstein, Schwabe. New AES Software Speed Records. INDOCRYPT 2008.
  * [PL18] Park, Lee. FACE: Fast AES CTR Mode Encryption Techniques Based on the Reuse of Repetitive Data. TCHES 2018. */
@@ -131,8 +131,8 @@ FS_INLINE TARGET void split_pages(split_state *states, uint32_t page, const uint
         STORE(states[k].pages, first_rounds(LOAD(first), keys + k * FS_SCHEDULE(rounds)));
 }
 
-FS_INLINE TARGET void add_split_seeds(uint8_t *at, const split_state *states, size_t page, const uint8_t *keys, size_t n,
-                                      int rounds, int lane, uint64_t start, uint64_t mask)
+FS_INLINE TARGET void add_split_seeds(uint8_t *at, const split_state *states, size_t page, const uint8_t *keys,
+                                      size_t n, int rounds, int lane, uint64_t start, uint64_t mask)
 {
     VECTOR total[REGISTERS], state[REGISTERS];
     open_total(total, at, start, lane);

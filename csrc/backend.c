@@ -44,6 +44,7 @@ static const fs_backend avx2 = {
     FS_GRID(fs_avx2),
     FS_NORMAL(fs_avx2),
     FS_BELL(fs_avx2),
+    .read_packed = fs_avx2_read_packed,
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_aesni_aes128), FS_SUMS(fs_aesni_aes256)},
     .aes_rounds = fs_aesni_rounds,
 };
@@ -57,6 +58,7 @@ static const fs_backend avx2_vaes = {
     FS_GRID(fs_avx2),
     FS_NORMAL(fs_avx2),
     FS_BELL(fs_avx2),
+    .read_packed = fs_avx2_read_packed,
     .masked_sum = {FS_SUMS(fs_avx2_chacha20), FS_SUMS(fs_vaes256_aes128), FS_SUMS(fs_vaes256_aes256)},
     .aes_rounds = fs_vaes256_rounds,
 };
@@ -70,6 +72,7 @@ static const fs_backend avx512 = {
     FS_GRID(fs_avx512),
     FS_NORMAL(fs_avx512),
     FS_BELL(fs_avx512),
+    .read_packed = fs_avx2_read_packed,
     .masked_sum = {FS_SUMS(fs_avx512_chacha20), FS_SUMS(fs_vaes512_aes128), FS_SUMS(fs_vaes512_aes256)},
     .aes_rounds = fs_vaes512_rounds,
 };

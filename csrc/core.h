@@ -97,6 +97,9 @@ struct fs_backend {
                              double step, int64_t bound);
     uint64_t (*dequantize64)(double *out, const void *residues, size_t length, int lane, unsigned bits,
                              double step, int64_t bound);
+    /* Reads packed residues into lanes or adds them, from the first on, and tells how many: a multiple of 8. NULL where
+     * packing.c reads them all. */
+    size_t (*read_packed)(void *out, int lane, const uint8_t *packed, size_t length, unsigned bits, int add);
     double (*sum_of_squares)(const float *values, size_t length);
     void (*squared_norm)(uint64_t *low, uint64_t *high, const int32_t *levels, size_t length);
     /* The first levels of Walsh-Hadamard transforms, and the later ones (rotation.h). */

@@ -41,11 +41,13 @@ static size_t count_wide(size_t length, unsigned bits)
 
 #define VALUE(before, value) (value)
 #define SUM(before, value) ((before) + (value))
+enum { VALUE_ADDS = 0, SUM_ADDS = 1 };
 
 /* out[j] becomes RESULT of itself and element j, mod 2^b. Returns 0, and leaves out alone, when bits behind
  * the last element are set. */
 #define DEFINE_READER(NAME, BITS, RESULT)                                                                  \
-    int fs_##NAME##BITS(uint##BITS##_t *out, const uint8_t *packed, size_t length, unsigned bits)          \
+    int fs_##NAME##BITS(const fs_backend *backend, uint##BITS##_t *out, const uint8_t *packed,             \
+                        size_t length, unsigned bits)                                                      \
     {                                                                                                      \
         uint##BITS##_t mask = (uint##BITS##_t)(UINT##BITS##_MAX >> (BITS - bits));                         \
         size_t j = 0, wide = count_wide(length, bits);                                                     \
@@ -54,6 +56,8 @@ static size_t count_wide(size_t length, unsigned bits)
         if (bits == BITS)                                                                                  \
             for (; j < length; j++)                                                                        \
                 out[j] = (uint##BITS##_t)RESULT(out[j], fs_load##BITS##_le(packed + BITS / 8 * j));        \
+        else if (backend->read_packed)                                                                     \
+            j = backend->read_packed(out, BITS, packed, length, bits, RESULT##_ADDS);                      \
         for (; j < wide; j++)                                                                              \
             out[j] = (uint##BITS##_t)(RESULT(out[j], wide_load(packed, j, bits)) & mask);                  \
         for (; j < length; j++)                                                                            \

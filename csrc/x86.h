@@ -17,6 +17,7 @@ int fs_runs_avx2(void);
 int fs_runs_avx2_vaes(void);
 int fs_runs_avx512(void);
 
+size_t fs_avx2_read_packed(void *out, int lane, const uint8_t *packed, size_t length, unsigned bits, int add);
 FS_DECLARE_NORMAL(fs_avx2);
 FS_DECLARE_NORMAL(fs_avx512);
 FS_DECLARE_BELL(fs_avx2);

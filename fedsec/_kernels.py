@@ -279,16 +279,26 @@ def pack_bits(packed: npt.NDArray[np.uint8], residues: npt.NDArray[Any], modulus
     return bool(kernel(pointer(packed), pointer(residues), residues.size, modulus_bits))
 
 
-def unpack_bits(out: npt.NDArray[Any], packed: npt.NDArray[np.uint8], modulus_bits: int) -> bool:
+def unpack_bits(
+    out: npt.NDArray[Any],
+    packed: npt.NDArray[np.uint8],
+    modulus_bits: int,
+    backend: Backend = best_backend,
+) -> bool:
     """Back from `pack_bits`; False, with `out` untouched, when bits behind the last element are set."""
     kernel = getattr(_lib, f"fs_unpack{8 * out.itemsize}")
-    return bool(kernel(pointer(out), pointer(packed), out.size, modulus_bits))
+    return bool(kernel(backend.table, pointer(out), pointer(packed), out.size, modulus_bits))
 
 
-def add_packed(out: npt.NDArray[Any], packed: npt.NDArray[np.uint8], modulus_bits: int) -> bool:
+def add_packed(
+    out: npt.NDArray[Any],
+    packed: npt.NDArray[np.uint8],
+    modulus_bits: int,
+    backend: Backend = best_backend,
+) -> bool:
     """out[j] += element j of `packed`, mod 2^modulus_bits, in place; False like `unpack_bits`."""
     kernel = getattr(_lib, f"fs_add_packed{8 * out.itemsize}")
-    return bool(kernel(pointer(out), pointer(packed), out.size, modulus_bits))
+    return bool(kernel(backend.table, pointer(out), pointer(packed), out.size, modulus_bits))
 
 
 def quantize(

@@ -309,12 +309,16 @@ static void fuzz(const fs_backend *backend)
         uint8_t *packed = exactly((length * bits + 7) / 8);
         for (size_t i = 0; i < length; i++)
             residues[i] >>= 64 - bits;
-        if (!fs_pack64(packed, residues, length, bits) || !fs_unpack64(back, packed, length, bits) ||
+        if (!fs_pack64(packed, residues, length, bits) || !fs_unpack64(backend, back, packed, length, bits) ||
             memcmp(back, residues, 8 * length))
             fail(fs_backend_name(backend), "packed and unpacked", length);
         fill(packed, (length * bits + 7) / 8);
-        (void)fs_unpack64(back, packed, length, bits);
-        (void)fs_add_packed64(back, packed, length, bits);
+        (void)fs_unpack64(backend, back, packed, length, bits);
+        (void)fs_add_packed64(backend, back, packed, length, bits);
+        if (bits <= 32) {
+            (void)fs_unpack32(backend, (uint32_t *)(void *)back, packed, length, bits);
+            (void)fs_add_packed32(backend, (uint32_t *)(void *)back, packed, length, bits);
+        }
         size_t shares = 1 + draw() % 40, threshold = 1 + draw() % shares;
         uint8_t *coefficients = exactly(32 * (threshold - 1)), *split = exactly(32 * shares);
         uint8_t *xs = exactly(threshold), secret[32], combined[32];

@@ -91,7 +91,7 @@ static void discrete_gaussians(const fs_backend *backend)
 
 /* Whether a residue is too large is told, and so are the bits behind the last, of which there are none here.
  * */
-static void packing(void)
+static void packing(const fs_backend *backend)
 {
     for (unsigned bits = 1; bits <= 64; bits++) {
         make_secret(out, sizeof out);
@@ -101,8 +101,12 @@ static void packing(void)
             fs_pack32(bytes, (const uint32_t *)out, 1000, bits);
         fs_pack64(bytes, out, 1000, bits);
         make_secret(bytes, sizeof bytes);
-        fs_unpack64(out, bytes, 1000, bits);
-        fs_add_packed64(out, bytes, 1000, bits);
+        fs_unpack64(backend, out, bytes, 1000, bits);
+        fs_add_packed64(backend, out, bytes, 1000, bits);
+        if (bits <= 32) {
+            fs_unpack32(backend, (uint32_t *)out, bytes, 1000, bits);
+            fs_add_packed32(backend, (uint32_t *)out, bytes, 1000, bits);
+        }
     }
 }
 
@@ -164,11 +168,11 @@ int main(int count, char **arguments)
         return leak(arguments[1]);
     for (int i = 0; i < SEEDS; i++)
         signs[i] = i % 3 ? 1 : -1;
-    packing();
     sharing();
     const fs_backend *backend;
     for (size_t i = 0; (backend = fs_backend_at(i)); i++)
         if (fs_backend_runs(backend)) {
+            packing(backend);
             sums(backend);
             keystreams(backend);
             grids(backend);

@@ -204,3 +204,21 @@ def test_threads_share_the_work_without_a_seam(backend, num_threads, monkeypatch
             _kernels.masked_sum(out, seeds, signs, 31, prg, offset, num_threads, backend)
             _kernels.masked_sum(expected, seeds, signs, 31, prg, offset, 1, GENERIC)
             assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("lane", _kernels.LANES)
+def test_packed_residues_are_read_like_generic(backend, lane):
+    """At every width and length, from odd places, added or not; nothing behind the end is touched."""
+    rng = np.random.default_rng(lane)
+    for bits in range(1, lane + 1):
+        for length in [*range(35), 63, 64, 65, 127, 200, 333]:
+            packed = rng.integers(0, 256, (length * bits + 7) // 8 + 1, dtype=np.uint8)[1:]
+            if length * bits % 8:
+                packed[-1] &= 2 ** (length * bits % 8) - 1
+            before = rng.integers(0, 2**bits, length + 1, dtype=np.uint64)
+            before = before.astype(f"uint{lane}")
+            for read in (_kernels.unpack_bits, _kernels.add_packed):
+                ours, theirs = before.copy(), before.copy()
+                assert read(ours[:-1], packed, bits, backend)
+                assert read(theirs[:-1], packed, bits, GENERIC)
+                assert np.array_equal(ours, theirs), (bits, length)
