@@ -18,6 +18,8 @@ _NO_NUMBERS = (bool, np.bool_, str, bytes, bytearray, complex, list, tuple)
 
 def real(name: str, value: object, allowed: str = "") -> float:
     """A float, possibly infinite; refuses NaN, booleans, strings, arrays, and what is no real number."""
+    if type(value) is float and not math.isnan(value):  # no message for these
+        return value
     refusal = f"{name} must be a real number{allowed and ', ' + allowed}, got {value!r}"
     if isinstance(value, _NO_NUMBERS) or np.ndim(cast(Any, value)):
         raise InvalidTypeError(refusal)
@@ -59,6 +61,8 @@ def _within(name: str, value: object, allowed: str, holds: Callable[[float], boo
 
 def whole(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
     """A whole number (int or numpy integer, never a float or a boolean) within [minimum, maximum]."""
+    if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
+        return value
     allowed = f"at least {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
     try:
         number = operator.index(cast(SupportsIndex, value))

@@ -18,8 +18,8 @@ import _thread
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -124,18 +124,21 @@ def _names(dtypes: tuple[npt.DTypeLike, ...]) -> str:
     return " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
 
 
-_C_NAMES = {
+_C_TYPES = {
     **{
-        np.dtype(f"{kind}{bits}"): f"{kind}{bits}_t[]" for kind in ("uint", "int") for bits in (8, 16, 32, 64)
+        np.dtype(f"{kind}{bits}"): _ffi.typeof(f"{kind}{bits}_t[]")
+        for kind in ("uint", "int")
+        for bits in (8, 16, 32, 64)
     },
-    np.dtype(np.float32): "float[]",
-    np.dtype(np.float64): "double[]",
+    np.dtype(np.float32): _ffi.typeof("float[]"),
+    np.dtype(np.float64): _ffi.typeof("double[]"),
 }
+_BYTES = _C_TYPES[np.dtype(np.uint8)]
 
 
 def pointer(array: npt.NDArray[Any]) -> Any:
     """A contiguous array's data for C, typed after its dtype; keeps the array alive."""
-    return _ffi.from_buffer(_C_NAMES[array.dtype], array)
+    return _ffi.from_buffer(_C_TYPES[array.dtype], array)
 
 
 def room(length: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -172,7 +175,7 @@ def noise_keystream(
         )
     whole("block and blocks", block + out.nbytes // 16, minimum=0, maximum=2**32)
     _lib.fs_noise_keystream(
-        backend.table, _ffi.from_buffer("uint8_t[]", out), out.nbytes // 16, key, stream, block
+        backend.table, _ffi.from_buffer(_BYTES, out), out.nbytes // 16, key, stream, block
     )
 
 
@@ -190,7 +193,7 @@ def masked_sum(
 
     Uses several threads where each has enough to do: at most num_threads, or MAX_THREADS for None.
     """
-    row = _ffi.from_buffer("uint8_t[]", out)
+    row = _ffi.from_buffer(_BYTES, out)
     seed_rows, sign_row = pointer(seeds), pointer(signs)
     width, generator, mask = out.itemsize, PRGS.index(prg), 2**modulus_bits - 1
 
@@ -323,7 +326,7 @@ def quantize(
     kernel = getattr(_lib, f"fs_quantize{8 * values.itemsize}")
     with key_of_call(insecure_key) as key:
         given = (pointer(values), values.size, granularity, max_abs, mask, key)
-        done = kernel(backend.table, lane, _ffi.from_buffer("uint8_t[]", out), *given)
+        done = kernel(backend.table, lane, _ffi.from_buffer(_BYTES, out), *given)
     return out if done else None
 
 
@@ -351,7 +354,7 @@ def dequantize(
     """
     out = room(residues.size, np.dtype(dtype)) if out is None else out
     kernel = getattr(_lib, f"fs_dequantize{8 * out.itemsize}")
-    given = (_ffi.from_buffer("uint8_t[]", residues), out.size, modulus_bits, granularity, bound)
+    given = (_ffi.from_buffer(_BYTES, residues), out.size, modulus_bits, granularity, bound)
     return out if kernel(backend.table, 8 * residues.itemsize, pointer(out), *given) else None
 
 
@@ -448,26 +451,33 @@ def shamir_combine(abscissas: Buffer, shares: Buffer) -> bytearray:
     return secret
 
 
-@contextmanager
-def key_of_call(insecure_key: object) -> Iterator[Any]:
+class key_of_call:  # noqa: N801 - used as a function; as a generator it would take ten times as long
     """A fresh key, wiped at the end; or the explicit one of a known-answer test."""
-    if insecure_key is not None:
-        if not isinstance(insecure_key, bytes) or len(insecure_key) != SEED_BYTES:
+
+    __slots__ = ("_fresh", "_key")
+
+    def __init__(self, insecure_key: object) -> None:
+        self._fresh = insecure_key is None
+        if self._fresh:
+            self._key = _ffi.from_buffer(_BYTES, fresh_key())
+        elif isinstance(insecure_key, bytes) and len(insecure_key) == SEED_BYTES:
+            self._key = insecure_key
+        else:
             raise InvalidTypeError(f"insecure_key must be {SEED_BYTES} bytes, got {insecure_key!r}")
-        yield insecure_key
-        return
-    key = fresh_key()
-    try:
-        yield _ffi.from_buffer("uint8_t[]", key)
-    finally:
-        wipe(key)
+
+    def __enter__(self) -> Any:
+        return self._key
+
+    def __exit__(self, *_: object) -> None:
+        if self._fresh:
+            _lib.fs_wipe(self._key, SEED_BYTES)
 
 
 def gaussian(
     out: npt.NDArray[Any], stddev: float, insecure_key: bytes | None = None, backend: Backend = best_backend
 ) -> None:
     """Fills float32 or float64 `out` with normal variates."""
-    kernel = getattr(_lib, f"fs_gaussian{8 * out.itemsize}")
+    kernel = _lib.fs_gaussian32 if out.itemsize == 4 else _lib.fs_gaussian64
     with key_of_call(insecure_key) as key:
         kernel(backend.table, pointer(out), out.size, stddev, key)
 
