@@ -7,12 +7,6 @@
 
 #define TARGET FS_TARGET("avx512f,avx512bw,bmi2,popcnt")
 
-#ifdef __has_feature
-#if __has_feature(memory_sanitizer)
-#define FS_MEMORY_SANITIZER
-#endif
-#endif
-
 /* Bytes of the output that are asked for ahead: a new array is in no cache. */
 enum { AHEAD = 512 };
 

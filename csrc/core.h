@@ -43,7 +43,7 @@ typedef union {
     fs_aes_sliced sliced;
 } fs_aes_key;
 
-enum { FS_LATTICE_GROUP = 512, FS_NORMAL32_GROUP = 1024, FS_NORMAL64_GROUP = 512, FS_QUANTIZE_GROUP = 512 };
+enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP_BYTES = 4096, FS_QUANTIZE_GROUP = 512 };
 
 /* A grid of steps for the kernels of quantize.h: 1 / g, the largest quotient, and the largest value, as bits. Where
  * `fine`, single precision will do: its 1 / g, what that leaves, and its largest value. Results are reduced by mask
@@ -55,6 +55,8 @@ typedef struct {
     float single_reciprocal, single_rest;
     uint32_t single_limit;
 } fs_grid;
+
+typedef struct fs_generator fs_generator;
 
 /* A chunk's work for the kernels of the discrete Gaussian. */
 typedef struct fs_bell_work fs_bell_work;
@@ -85,9 +87,10 @@ struct fs_backend {
      * filter leaves open; up to FS_BELL_BLOCK elements behind the last variate may be overwritten (discrete_gaussian.c). */
     size_t (*bell32)(fs_bell_work *work, int32_t *out);
     size_t (*bell64)(fs_bell_work *work, int64_t *out);
-    /* As many normal variates of mean 0 as a group has, from as many uniform words (normal.h). */
-    void (*normal32)(float *out, const uint32_t *words, float stddev);
-    void (*normal64)(double *out, const uint64_t *words, double stddev);
+    /* Groups of normal variates of mean 0, from block 2^32 i + j on, which is stream (i, 0, 0)'s j-th (normal.h). The
+     * stream is long enough for them. */
+    void (*normal32)(float *out, size_t n_groups, const fs_generator *generator, uint64_t block, float stddev);
+    void (*normal64)(double *out, size_t n_groups, const fs_generator *generator, uint64_t block, double stddev);
     /* Levels of FS_QUANTIZE_GROUP values by stochastic rounding with half as many uniform words, into the grid's lanes
      * (quantize.h); not 0 when a value is out of range. */
     uint64_t (*quantize32)(void *out, const float *values, const uint32_t *words, const fs_grid *grid);
@@ -168,12 +171,13 @@ static inline uint64_t fs_from_le64(uint64_t word)
 
 /* The generator of noise under a key of 32 bytes: AES-128 in counter mode, whose nonce tells apart streams of one key
  * by three numbers. Bytes from block `block` (16 bytes each) of a stream on; n_bytes is a multiple of 16. */
-typedef struct {
+struct fs_generator {
     const fs_backend *backend;
     fs_aes_key aes;
-} fs_generator;
+};
 
 void fs_generator_start(fs_generator *generator, const fs_backend *backend, const uint8_t *key);
+void fs_generator_nonce(uint8_t nonce[12], const uint32_t stream[3]);
 void fs_generator_fill(const fs_generator *generator, void *out, size_t n_bytes, const uint32_t stream[3],
                        uint32_t block);
 

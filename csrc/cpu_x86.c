@@ -74,7 +74,7 @@ int fs_runs_avx2_vaes(void)
 int fs_runs_avx512(void)
 {
     uint32_t flags = cpuid(7).ebx;
-    int has_all = has(flags, 8) && has(flags, 16) && has(flags, 30); /* BMI2, AVX-512 F and BW */
+    int has_all = has(flags, 8) && has(flags, 16) && has(flags, 17) && has(flags, 30); /* BMI2, AVX-512 F, DQ, BW */
     return fs_runs_avx2_vaes() && saves(SSE_AND_AVX | AVX512) && has_all && has(cpuid(1).ecx, 23); /* POPCNT */
 }
 

@@ -3,31 +3,34 @@
  * For simulation: sums with floating-point variates leak the other summand (docs/noise.md). */
 #include "core.h"
 
-/* A group's words are its part of stream (0, 0, 0), past 2^32 blocks of (1, 0, 0), and so on. */
-#define DEFINE_GAUSSIAN(BITS, TYPE)                                                                            \
-    void fs_gaussian##BITS(const fs_backend *backend, TYPE *out, size_t length, double stddev,                 \
-                           const uint8_t *key)                                                                 \
-    {                                                                                                          \
-        enum { GROUP = FS_NORMAL##BITS##_GROUP, BLOCKS = GROUP * BITS / 128 };                                 \
-        fs_generator generator;                                                                                \
-        _Alignas(64) uint##BITS##_t words[GROUP];                                                                         \
-        TYPE last[GROUP];                                                                                      \
-        fs_generator_start(&generator, backend, key);                                                          \
-        for (uint64_t block = 0; length > 0; block += BLOCKS) {                                                \
-            const uint32_t stream[3] = {(uint32_t)(block >> 32), 0, 0};                                        \
-            size_t n = length < GROUP ? length : GROUP;                                                        \
-            fs_generator_fill(&generator, words, sizeof words, stream, (uint32_t)block);                       \
-            for (size_t j = 0; j < GROUP; j++)                                                                 \
-                words[j] = fs_load##BITS##_le((const uint8_t *)&words[j]);                                     \
-            backend->normal##BITS(n < GROUP ? last : out, words, (TYPE)stddev);                                \
-            if (n < GROUP)                                                                                     \
-                memcpy(out, last, n * sizeof *out);                                                            \
-            out += n;                                                                                          \
-            length -= n;                                                                                       \
-        }                                                                                                      \
-        fs_wipe(&generator, sizeof generator);                                                                 \
-        fs_wipe(words, sizeof words);                                                                          \
-        fs_wipe(last, sizeof last);                                                                            \
+/* How many groups of the stream that `block` is in are left from it on. */
+static size_t groups_left(uint64_t block)
+{
+    return (size_t)(((UINT64_C(1) << 32) - (uint32_t)block) / (FS_NORMAL_GROUP_BYTES / 16));
+}
+
+#define DEFINE_GAUSSIAN(BITS, TYPE)                                                                              \
+    void fs_gaussian##BITS(const fs_backend *backend, TYPE *out, size_t length, double stddev,                   \
+                           const uint8_t *key)                                                                   \
+    {                                                                                                            \
+        enum { GROUP = FS_NORMAL_GROUP_BYTES / sizeof(TYPE) };                                                   \
+        fs_generator generator;                                                                                  \
+        uint64_t block = 0;                                                                                      \
+        fs_generator_start(&generator, backend, key);                                                            \
+        while (length >= GROUP) {                                                                                \
+            size_t n = length / GROUP < groups_left(block) ? length / GROUP : groups_left(block);                \
+            backend->normal##BITS(out, n, &generator, block, (TYPE)stddev);                                      \
+            out += GROUP * n;                                                                                    \
+            length -= GROUP * n;                                                                                 \
+            block += (uint64_t)n * (FS_NORMAL_GROUP_BYTES / 16);                                                 \
+        }                                                                                                        \
+        if (length > 0) {                                                                                        \
+            TYPE last[GROUP];                                                                                    \
+            backend->normal##BITS(last, 1, &generator, block, (TYPE)stddev);                                     \
+            memcpy(out, last, length * sizeof *out);                                                             \
+            fs_wipe(last, sizeof last);                                                                          \
+        }                                                                                                        \
+        fs_wipe(&generator, sizeof generator);                                                                   \
     }
 
 DEFINE_GAUSSIAN(32, float)

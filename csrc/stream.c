@@ -13,12 +13,17 @@ void fs_generator_start(fs_generator *generator, const fs_backend *backend, cons
     backend->aes128_expand(&generator->aes, key);
 }
 
+void fs_generator_nonce(uint8_t nonce[12], const uint32_t stream[3])
+{
+    for (int w = 0; w < 3; w++)
+        fs_store32_le(nonce + 4 * w, stream[w] ^ (w == 2 ? DOMAIN : 0));
+}
+
 void fs_generator_fill(const fs_generator *generator, void *out, size_t n_bytes, const uint32_t stream[3],
                        uint32_t block)
 {
     uint8_t nonce[12];
-    for (int w = 0; w < 3; w++)
-        fs_store32_le(nonce + 4 * w, stream[w] ^ (w == 2 ? DOMAIN : 0));
+    fs_generator_nonce(nonce, stream);
     generator->backend->aes128_blocks(out, n_bytes / 16, &generator->aes, nonce, block);
 }
 

@@ -29,8 +29,8 @@
 
 /* The kernels of normal.h, for the table of backends. */
 #define FS_DECLARE_NORMAL(PREFIX) \
-    void PREFIX##_normal32(float *out, const uint32_t *words, float stddev); \
-    void PREFIX##_normal64(double *out, const uint64_t *words, double stddev)
+    void PREFIX##_normal32(float *out, size_t n_groups, const fs_generator *generator, uint64_t block, float stddev); \
+    void PREFIX##_normal64(double *out, size_t n_groups, const fs_generator *generator, uint64_t block, double stddev)
 #define FS_NORMAL(PREFIX) .normal32 = PREFIX##_normal32, .normal64 = PREFIX##_normal64
 
 /* The generator of noise, for the table of backends. */

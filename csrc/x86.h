@@ -10,6 +10,13 @@
 
 #include "vector.h"
 
+/* clang's memory sanitizer takes some instructions for branches on what they read. Files that use them have others for it. */
+#ifdef __has_feature
+#if __has_feature(memory_sanitizer)
+#define FS_MEMORY_SANITIZER
+#endif
+#endif
+
 void fs_aesni_expand(uint8_t *keys, const uint8_t *seeds, const int8_t *signs, size_t n, int rounds);
 
 int fs_runs_aesni(void);

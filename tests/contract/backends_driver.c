@@ -364,7 +364,7 @@ int main(int count, char **arguments)
             compare_grids(backend, portable, length);
         for (size_t rotation = 0; rotation < ROTATIONS; rotation++)
             compare_rotations(backend, portable, rotation);
-        for (size_t length = 0; length <= 2 * FS_NORMAL32_GROUP + 50; length += 7 * step)
+        for (size_t length = 0; length <= FS_NORMAL_GROUP_BYTES / 2 + 50; length += 7 * step)
             compare_noise(backend, portable, length);
         for (size_t length = 0; length <= LONGEST; length += step) {
             compare_bells(backend, portable, length);

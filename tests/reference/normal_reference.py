@@ -6,42 +6,37 @@ import numpy as np
 MULTIPLIER = 0x9E3778C1
 
 
-def radius(side: int, y: mp.mpf) -> mp.mpf:
-    """sqrt(-2 ln u) for u = 1 - y or y."""
-    return mp.sqrt(-2 * (mp.log1p(-y) if side else mp.log(y)))
+def signed(word: int, bits: int) -> int:
+    return word - (word >> (bits - 1) << bits)
 
 
-def turned(length: mp.mpf, quarters: int, t: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
-    angle = mp.pi / 2 * (quarters + t)
-    return length * mp.cos(angle), length * mp.sin(angle)
+def radius(s: mp.mpf) -> mp.mpf:
+    """sqrt(-2 ln u) for u = s or 1 + s."""
+    return mp.sqrt(-2 * (mp.log1p(s) if s < 0 else mp.log(s)))
+
+
+def turned(length: mp.mpf, turns: mp.mpf) -> tuple[mp.mpf, mp.mpf]:
+    return length * mp.cos(2 * mp.pi * turns), length * mp.sin(2 * mp.pi * turns)
 
 
 def pair32(first: int, second: int) -> tuple[mp.mpf, mp.mpf]:
-    """A side and 31 bits of y, then 31 more; the direction is the second word times a constant."""
+    """The words are a signed number of 64 bits; the direction is the second times a constant."""
     with mp.workdps(40):
-        side, high = divmod(first, 2**31)
-        high = 2**31 - 1 - high if side else high
-        y = (mp.mpf(high) * 2**31 + (second >> 1) + 0.5) / 2**63
-        quarters, angle = divmod(second * MULTIPLIER % 2**32, 2**30)
-        angle -= 2**30 if angle >= 2**29 else 0
-        return turned(radius(side, y), quarters, (angle + mp.mpf(1) / 2) / 2**30)
+        s = (mp.mpf(signed(first, 32)) * 2**32 + signed(second, 32) + 0.5) / 2**64
+        return turned(radius(s), (second * MULTIPLIER % 2**32 + mp.mpf(1) / 2) / 2**32)
 
 
 def pair64(first: int, second: int) -> tuple[mp.mpf, mp.mpf]:
-    """A side and 63 bits of y; quarters by two bits and an angle within an eighth of a turn by 62."""
+    """A signed number; a sixteenth of a turn by 4 bits, and where in it by all, from its middle on."""
     with mp.workdps(40):
-        side, y = divmod(first, 2**63)
-        y = 2**63 - 1 - y if side else y
-        quarters, angle = divmod(second, 2**62)
-        return turned(
-            radius(side, (mp.mpf(y) + 0.5) / 2**64), quarters, (angle + mp.mpf(1) / 2) / 2**62 - 0.5
-        )
+        s = (mp.mpf(signed(first, 64)) + 0.5) / 2**64
+        return turned(radius(s), (second % 16 + mp.mpf(signed(second, 64)) / 2**64) / 16)
 
 
 def outermost(count: int, multiplier: int = MULTIPLIER) -> np.ndarray:
     """Cosine coordinates of the `count` pairs of words with the largest radii, of probability 2^-64 each."""
     second = np.arange(count, dtype=np.uint32)
-    length = np.sqrt(-2 * np.log(((second >> np.uint32(1)) + 0.5) / 2.0**63))
+    length = np.sqrt(-2 * np.log((second + 0.5) / 2.0**64))
     return length * np.cos((second * np.uint32(multiplier) + 0.5) * (2 * np.pi / 2.0**32))
 
 

@@ -1,4 +1,4 @@
-"""The constants of csrc/normal.h: how far the polynomials are off; the lattice of float32."""
+"""The constants of csrc/normal.h: tables, how far the polynomials are off, the lattice of float32."""
 
 import re
 from pathlib import Path
@@ -10,59 +10,97 @@ from reference import normal_reference
 from scipy import stats
 
 SOURCE = (Path(__file__).parents[2] / "csrc" / "normal.h").read_text()
-NUMBER = re.compile(r"-?0x1\.?[0-9a-f]*p[+-]\d+|(?<=, )[12]\.0(?=f?\))")
+NUMBER = r"-?(?:0x1(?:\.[0-9a-f]+)?p[+-]\d+|\d+\.0)"
+PRECISION = {32: 24, 64: 53}
+
+
+def number(text):
+    return float.fromhex(text) if "x" in text else float(text)
 
 
 def polynomial(function, variable):
     """The coefficients of the statements that assign to `variable` in a function, lowest power first."""
     body = SOURCE.split(f" {function}(")[1].split("\n}")[0]
-    lines = [line for line in body.splitlines() if re.match(rf"\s+((float|double) )?{variable} = ", line)]
-    return [mp.mpf(float.fromhex(n) if "x" in n else float(n)) for n in NUMBER.findall(" ".join(lines))][::-1]
+    lines = [line for line in body.splitlines() if re.match(rf"\s+((FLOATS|DOUBLES) )?{variable} = ", line)]
+    return [mp.mpf(number(n)) for line in lines for n in re.findall(rf"SET\d\d\(({NUMBER})", line)][::-1]
+
+
+def table(name):
+    entries = SOURCE.split(f" {name}[16] = {{")[1].split("};")[0]
+    found = [number(n) for n in re.findall(NUMBER, entries)]
+    assert len(found) == 16
+    return found
 
 
 def value(coefficients, x):
     return mp.polyval(coefficients[::-1], x)
 
 
-def nodes(end):
-    return [end * (1 - mp.cos(mp.pi * (2 * i + 1) / 400)) / 2 for i in range(200)]
+def nodes(start, end):
+    return [start + (end - start) * (1 - mp.cos(mp.pi * (2 * i + 1) / 400)) / 2 for i in range(200)]
 
 
-@pytest.mark.parametrize(("bits", "bound", "terms"), [(32, 2**-25.2, 9), (64, 2**-53.3, 20)])
+def rounded(x, bits):
+    with mp.workprec(PRECISION[bits]):
+        return float(+x)
+
+
+def twice_log_of_two(bits):
+    found = re.search(rf"SET{bits}\(-({NUMBER})f?\), LOOK_UP{bits}\(t->logarithms", SOURCE)
+    return number(found[1])
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_factors_bring_mantissas_near_one(bits):
+    """|r m / 2 - 1| at both ends of each interval of m; the last one is 1 itself."""
+    factors = table(f"FACTORS{bits}")
+    for i, r in enumerate(factors):
+        for m in (1 + i / 16, 1 + (i + 1) / 16):
+            assert abs(mp.mpf(r) * m / 2 - 1) <= 1 / 32
+    assert factors[15] == 1.0
+
+
+@pytest.mark.parametrize(("bits", "share"), [(32, 2**-9), (64, 2**-5)])
+def test_logarithms_of_factors_are_nearly_exact(bits, share):
+    """After 2 ln 2 as it is rounded has been added; in half units in the last place of 1."""
+    with mp.workdps(40):
+        two = twice_log_of_two(bits)
+        assert two == rounded(2 * mp.log(2), bits)
+        for r, found in zip(table(f"FACTORS{bits}"), table(f"LOGARITHMS{bits}"), strict=True):
+            assert abs(mp.mpf(found) + two - 2 * mp.log(r)) < share * mp.mpf(2) ** -PRECISION[bits]
+
+
+@pytest.mark.parametrize(("bits", "bound", "terms"), [(32, 2**-24.8, 3), (64, 2**-56.2, 8)])
 def test_the_logarithm(bits, bound, terms):
-    """q(g) = -2 ln(1 - g) / g on (0, 1/2], even and odd powers apart; relative errors."""
+    """-2 x + x^2 q(x) = -2 ln(1 + x) for |x| <= 1/32; relative errors."""
     with mp.workdps(40):
-        even, odd = (polynomial(f"minus_twice_log{bits}", name) for name in ("even", "odd"))
-        assert len(even) + len(odd) == terms
-        for g in nodes(mp.mpf(1) / 2):
-            found = value(even, g * g) + g * value(odd, g * g)
-            assert abs(found / (-2 * mp.log1p(-g) / g) - 1) < bound
+        q = polynomial(f"minus_twice_log{bits}", "q")
+        assert len(q) == terms
+        for x in nodes(-mp.mpf(1) / 32, mp.mpf(1) / 32):
+            assert abs((-2 * x + x * x * value(q, x)) / (-2 * mp.log1p(x)) - 1) < bound
 
 
-@pytest.mark.parametrize(("bits", "bound", "terms"), [(32, 2**-25.0, 4), (64, 2**-54.1, 7)])
-def test_the_sine(bits, bound, terms):
-    """s(t^2) = sin(pi t / 2) / t for t in (0, 1/2]; relative errors."""
+@pytest.mark.parametrize(
+    ("bits", "scale", "sine_bound", "cosine_bound", "terms"),
+    [(32, 1, 2**-25.0, 2**-28.2, 3), (64, 2**63, 2**-54.4, 2**-54.0, 5)],
+)
+def test_the_sine_and_the_cosine(bits, scale, sine_bound, cosine_bound, terms):
+    """Of a sixteenth of pi times x / scale, |x| <= scale; relative errors."""
     with mp.workdps(40):
-        s = polynomial(f"turn{bits}", "s")
-        assert len(s) == terms
-        for z in nodes(mp.mpf(1) / 4):
-            assert abs(value(s, z) * mp.sqrt(z) / mp.sin(mp.pi / 2 * mp.sqrt(z)) - 1) < bound
+        s, c = (polynomial(f"turn{bits}", name) for name in "sc")
+        assert len(s) == len(c) == terms
+        for x in nodes(mp.mpf(0), mp.mpf(scale)):
+            angle = mp.pi / 16 * x / scale
+            assert abs(x * value(s, x * x) / mp.sin(angle) - 1) < sine_bound
+            assert abs(value(c, x * x) / mp.cos(angle) - 1) < cosine_bound
 
 
-@pytest.mark.parametrize(("bits", "bound", "terms"), [(32, 2**-31.0, 5), (64, 2**-55.2, 8)])
-def test_the_cosine(bits, bound, terms):
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_directions(bits):
     with mp.workdps(40):
-        c = polynomial(f"turn{bits}", "c")
-        assert len(c) == terms
-        for z in nodes(mp.mpf(1) / 4):
-            assert abs(value(c, z) / mp.cos(mp.pi / 2 * mp.sqrt(z)) - 1) < bound
-
-
-def test_twice_the_logarithm_of_two():
-    assert "0x1.62e43p+0f" in SOURCE
-    assert float.fromhex("0x1.62e43p+0") == np.float32(2 * np.log(2.0))
-    assert "0x1.62e42fefa39efp+0" in SOURCE
-    assert float.fromhex("0x1.62e42fefa39efp+0") == 2 * np.log(2.0)
+        for i in range(16):
+            assert table(f"COSINES{bits}")[i] == (0 if i % 8 == 4 else rounded(mp.cos(mp.pi * i / 8), bits))
+            assert table(f"SINES{bits}")[i] == (0 if i % 8 == 0 else rounded(mp.sin(mp.pi * i / 8), bits))
 
 
 def test_the_lattices_multiplier_has_small_quotients():
