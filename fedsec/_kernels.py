@@ -15,6 +15,7 @@ Aggregation. ICML 2021.
 from __future__ import annotations
 
 import _thread
+import hashlib
 import math
 import os
 import threading
@@ -28,9 +29,11 @@ import numpy.typing as npt
 
 from fedsec import _core
 from fedsec._checks import whole
-from fedsec.errors import InvalidArgumentError, InvalidTypeError
+from fedsec.errors import EntropyError, InvalidArgumentError, InvalidTypeError
 
 SEED_BYTES = 32
+_TELLING_BYTES = 16
+_last_draw = [b""]
 LANES = (16, 32, 64)
 # Generators of masks, in the order of the enum in csrc/core.cdef; the index is on the wire of secagg. Their
 # 32-bit block counters [RFC8439, sec. 2.3] end a seed's keystream after 2^32 blocks of 64 or 16 bytes.
@@ -89,9 +92,29 @@ def chosen_backend(name: str | None) -> Backend:
 best_backend = chosen_backend(os.environ.get("FEDSEC_BACKEND"))
 
 
+def fresh_bytes(length: int) -> bytes:
+    """Bytes from the operating system.
+
+    `EntropyError` if there are none, or fewer. Sixteen and more must not all be equal, nor the same as the
+    last time: a source that is stuck is seen, at a chance of 2^-120 to refuse a sound one. Others are not.
+    """
+    try:
+        drawn = os.urandom(length)
+    except (OSError, NotImplementedError) as error:
+        raise EntropyError(f"the operating system gives no randomness: {error}") from error
+    if len(drawn) != length:
+        raise EntropyError(f"the operating system gives {len(drawn)} random bytes instead of {length}")
+    if length >= _TELLING_BYTES:
+        print_of_it = hashlib.blake2b(drawn).digest()  # and not the bytes themselves
+        if drawn.count(drawn[0]) == length or print_of_it == _last_draw[0]:
+            raise EntropyError("the operating system gives the same bytes again and again, no randomness")
+        _last_draw[0] = print_of_it
+    return drawn
+
+
 def fresh_key() -> bytearray:
     """32 bytes from the operating system, for one call; the caller wipes it."""
-    return bytearray(os.urandom(SEED_BYTES))
+    return bytearray(fresh_bytes(SEED_BYTES))
 
 
 def wipe(secret: bytearray) -> None:

@@ -35,6 +35,10 @@ class BudgetExceededError(FedsecError):
     """The next step would spend more than the budget; raised before anything happens."""
 
 
+class EntropyError(FedsecError):
+    """The operating system gives no randomness, too little, or what nobody can take for any; nothing leaves."""
+
+
 class LedgerError(FedsecError):
     """A ledger's file or export that is missing, foreign, damaged, or not what it was; nothing is charged."""
 

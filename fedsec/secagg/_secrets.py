@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar
@@ -16,7 +15,7 @@ Secret = TypeVar("Secret")
 
 def draw(length: int, insecure_randomness: Randomness | None = None) -> bytearray:
     """`length` random bytes: from the operating system, or from the source of a known-answer test."""
-    drawn = (insecure_randomness or os.urandom)(length)
+    drawn = (insecure_randomness or _kernels.fresh_bytes)(length)
     if len(drawn) != length:
         raise InvalidArgumentError(f"insecure_randomness must give {length} bytes, got {len(drawn)}")
     return bytearray(drawn)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import struct
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedsec._kernels import fresh_bytes
 from fedsec.errors import InvalidTypeError, ProtocolError, StoreError
 from fedsec.secagg import _files, snapshot
 from fedsec.secagg._machine import Phase
@@ -213,7 +213,7 @@ class Participant:
     def _own_key(self) -> bytes:
         path = self._folder / "session.key"
         if not path.exists():
-            _files.replace(path, secrets.token_bytes(snapshot.KEY_BYTES), 0o600)
+            _files.replace(path, fresh_bytes(snapshot.KEY_BYTES), 0o600)
         return _files.read(path, snapshot.KEY_BYTES, private=True)
 
 

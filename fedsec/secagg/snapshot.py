@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedsec._kernels import fresh_bytes
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 KEY_BYTES = 32
@@ -28,7 +28,7 @@ _NONCE = bytes(12)
 
 def seal(key: bytes, role: str, value: object) -> bytes:
     """A value under the caller's 32-byte key; `role` says whose session it is."""
-    salt = os.urandom(_SALT_BYTES)
+    salt = fresh_bytes(_SALT_BYTES)
     text = json.dumps(_plain(value), separators=(",", ":")).encode("ascii")
     return _MAGIC + salt + _cipher(key, salt).encrypt(_NONCE, text, _MAGIC + role.encode("ascii"))
 

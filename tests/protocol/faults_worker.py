@@ -198,9 +198,9 @@ def main():
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
+                say("child", os.getpid())
                 play(*arguments)
             os._exit(0)
-        say("child", child)
         say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 

@@ -149,11 +149,11 @@ def main():
         if child == 0:
             code = 1
             try:
+                say("child", os.getpid())
                 WORK[work](*arguments)
                 code = 0
             finally:
                 os._exit(code)
-        say("child", child)
         say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
