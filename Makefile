@@ -2,6 +2,7 @@
 # make test   everything that must hold
 # make test-flower   an app of Flower, simulated and deployed, in an environment of its own (Python 3.11)
 # make test-ecosystem   Lightning and Hugging Face's Trainer, in an environment of its own
+# make coverage   the tests of `make test` again, with the lines and branches of fedsec that they reach
 # make soak   1,000 rounds of secure aggregation with losses and messages that lie, and other long forms of robustness
 # make bench  speed, as ratios to numpy and torch in the same run
 # make sanitize   the core's tests under address and undefined-behaviour sanitizers
@@ -18,12 +19,16 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-flower test-ecosystem soak bench sanitize wheel docs lint clean
+.PHONY: demo test coverage test-flower test-ecosystem soak bench sanitize wheel docs lint clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pytest-cov
+	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
 
 test-flower: build/flower/.stamp
 	build/flower/bin/python -m pytest -m flower tests/flower $(ARGS)
