@@ -108,6 +108,14 @@ struct fs_backend {
     /* The first levels of Walsh-Hadamard transforms, and the later ones (rotation.h). */
     void (*hadamard_parts)(float *x, size_t length, size_t part, const uint8_t *signs, float scale);
     void (*hadamard_levels)(float *x, size_t length, size_t half);
+    /* A training step's passes over all parameters (step.h); the sign bit is set when a release refuses a value. */
+    void (*add_parts)(double *total, const float *parts, size_t n_parts, size_t length);
+    uint64_t (*release32_32)(float *out, const float *values, const int64_t *noise, size_t length,
+                             double granularity, double scale);
+    uint64_t (*release64_32)(float *out, const double *values, const int64_t *noise, size_t length,
+                             double granularity, double scale);
+    uint64_t (*release64_64)(double *out, const double *values, const int64_t *noise, size_t length,
+                             double granularity, double scale);
     /* For measurements: AES rounds on a register file's worth of blocks and nothing else, as many as a masked
      * sum needs for n_bytes of keystream. NULL without AES instructions. */
     void (*aes_rounds)(uint8_t *out, size_t n_bytes, int rounds);

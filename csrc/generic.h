@@ -12,6 +12,7 @@ FS_DECLARE_BELL(fs_generic);
 FS_DECLARE_LATTICE(fs_generic);
 FS_DECLARE_NOISE(fs_generic);
 FS_DECLARE_GRID(fs_generic);
+FS_DECLARE_STEP(fs_generic);
 FS_DECLARE_SUMS(fs_generic_chacha20);
 FS_DECLARE_SUMS(fs_generic_aes128);
 FS_DECLARE_SUMS(fs_generic_aes256);

@@ -58,6 +58,19 @@
     .squared_norm = PREFIX##_squared_norm, .hadamard_parts = PREFIX##_hadamard_parts,                            \
     .hadamard_levels = PREFIX##_hadamard_levels
 
+/* The kernels of step.h, for the table of backends. */
+#define FS_DECLARE_STEP(PREFIX)                                                                                  \
+    void PREFIX##_add_parts(double *total, const float *parts, size_t n_parts, size_t length);                   \
+    uint64_t PREFIX##_release32_32(float *out, const float *values, const int64_t *noise, size_t length,         \
+                                   double granularity, double scale);                                            \
+    uint64_t PREFIX##_release64_32(float *out, const double *values, const int64_t *noise, size_t length,        \
+                                   double granularity, double scale);                                            \
+    uint64_t PREFIX##_release64_64(double *out, const double *values, const int64_t *noise, size_t length,       \
+                                   double granularity, double scale)
+#define FS_STEP(PREFIX)                                                                                          \
+    .add_parts = PREFIX##_add_parts, .release32_32 = PREFIX##_release32_32,                                      \
+    .release64_32 = PREFIX##_release64_32, .release64_64 = PREFIX##_release64_64
+
 /* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys of 16 bytes. The
  * first holds the nonce too, so that it turns a counter into a cipher's first state. The last is complemented
  * for a sign of -1, so that the cipher's output comes out complemented, which is its negative less one. */

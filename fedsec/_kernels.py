@@ -505,6 +505,30 @@ def gaussian(
         kernel(backend.table, pointer(out), out.size, stddev, key)
 
 
+def add_parts(
+    total: npt.NDArray[np.float64], parts: npt.NDArray[np.float32], backend: Backend = best_backend
+) -> None:
+    """Adds the sum of parts (n, ...) to a total (...), in double precision."""
+    _lib.fs_add_parts(backend.table, pointer(total), pointer(parts), len(parts), total.size)
+
+
+def release(
+    out: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    noise: npt.NDArray[np.int64],
+    granularity: float,
+    scale: float,
+    backend: Backend = best_backend,
+) -> bool:
+    """Fills `out` with scale * granularity * (nearest(values / granularity) + noise); False if refused.
+
+    float32 or float64 (d,) each, but not float64 from float32. The granularity is a power of two.
+    """
+    kernel = getattr(_lib, f"fs_release{8 * values.itemsize}_{8 * out.itemsize}")
+    given = (pointer(values), pointer(noise), out.size, granularity, scale)
+    return bool(kernel(backend.table, pointer(out), *given))
+
+
 BELL_CHUNK = 2**20  # variates that share a stream of candidates
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -68,10 +68,10 @@ _GAUSSIAN_STDDEVS = {
 # (0.017 %): together less than 0.1 %.
 _ROUNDING_SHARE = 2.0**-11
 _LEAST_INTEGER_STDDEV = 16.0
-# |vector| in grid steps: leaves room for 2^55 of noise, the sampler's hard limit, in an int64.
+# |vector| in grid steps, as in csrc/step.h: leaves room for 2^55 of noise, the sampler's hard limit.
 _MAX_STEPS = 2.0**62
-_PART = 2**15  # elements that are rounded at a time: they stay in the cache
 _MAX_SIZE = 2**48
+_PIECE = 2**16  # elements that get their noise at a time: they stay in the cache
 
 
 def gaussian(
@@ -248,22 +248,72 @@ def release(
     it is not finite or larger than any that has been clipped.
     """
     checked = _require_floats(vector)
+    given = (checked.size, l2_sensitivity, noise_multiplier)
+    return next(release_parts([checked], *given, dtype=checked.dtype, insecure_key=insecure_key))
+
+
+def release_parts(
+    parts: Iterable[npt.NDArray[Any]],
+    dimension: int,
+    l2_sensitivity: float,
+    noise_multiplier: float,
+    *,
+    dtype: npt.DTypeLike,
+    scale: float = 1.0,
+    insecure_key: bytes | None = None,
+) -> Iterator[npt.NDArray[Any]]:
+    """`release` of one vector that comes in parts, such as a model's parameters, each when it is asked for.
+
+    Parameters
+    ----------
+    parts : iterable of float64 arrays, or arrays of dtype
+        Secret. Together the vector: one grid for all, and sensitivity and multiplier of the whole.
+    dimension : int
+        How many elements they have together.
+    dtype, scale
+        Of what is given: multiples of the grid, times `scale`, rounded to dtype. Both are public.
+
+    Yields
+    ------
+    For each part a new array of its shape. The other terms are those of `release`.
+    """
     sensitivity = positive("l2_sensitivity", l2_sensitivity)
     positive("noise_multiplier", noise_multiplier)
-    if checked.size == 0:
-        return checked.copy()
-    step = grid(sensitivity, checked.size, noise_multiplier)
-    stddev = integer_stddev(integer_sensitivity(sensitivity, checked.size, step), noise_multiplier)
-    steps = discrete_gaussian(checked.size, stddev, insecure_key=insecure_key)
-    flat = checked.reshape(-1)
-    # Each part is read before it is written: float64 values take the place of the noise.
-    released = steps.view(np.float64) if checked.dtype == np.float64 else np.empty_like(flat)
-    work = np.empty(min(_PART, checked.size)), np.empty(min(_PART, checked.size), np.int64)
-    for start in range(0, checked.size, _PART):
-        part = slice(start, start + _PART)
-        if not _add_on_grid(released[part], flat[part], steps[part], step, *work):
-            _refuse(checked, step)
-    return released.reshape(checked.shape)
+    kind = _require_dtype(dtype, _FLOATS)
+    step = grid(sensitivity, max(1, dimension), noise_multiplier)
+    stddev = integer_stddev(integer_sensitivity(sensitivity, max(1, dimension), step), noise_multiplier)
+    return _released(parts, dimension, _Scales(stddev, step, scale, kind), insecure_key)
+
+
+class _Scales(NamedTuple):
+    """Of a release: the noise's standard deviation in steps, the step, and what is made of both."""
+
+    stddev: float
+    step: float
+    scale: float
+    dtype: np.dtype[Any]
+
+
+def _released(
+    parts: Iterable[npt.NDArray[Any]], dimension: int, scales: _Scales, insecure_key: bytes | None
+) -> Iterator[npt.NDArray[Any]]:
+    table = _bell.table(_bell.DiscreteGaussian(scales.stddev))
+    steps = np.empty(min(dimension, _PIECE), np.int64)
+    chunks, left = itertools.count(), dimension
+    with _kernels.key_of_call(insecure_key) as key:
+        for part in parts:
+            if (left := left - part.size) < 0:
+                raise InvalidArgumentError(f"parts must have {dimension} elements together, got more")
+            flat = np.ascontiguousarray(part).reshape(-1)
+            released = np.empty(flat.size, scales.dtype)
+            for start in range(0, flat.size, _PIECE):
+                chunk = slice(start, start + _PIECE)
+                values, out = flat[chunk], released[chunk]
+                drawn = steps[: values.size]
+                _draw_bell(drawn, table, _Words(key, next(chunks), _kernels.best_backend))
+                if not _kernels.release(out, values, drawn, scales.step, scales.scale):
+                    _refuse(part, scales.step, scales.dtype)
+            yield released.reshape(part.shape)
 
 
 def grid(l2_sensitivity: float, dimension: int, noise_multiplier: float) -> float:
@@ -374,7 +424,7 @@ def draw_bells(
             _draw_bell(piece, table, _Words(key, chunk, backend), exact_only)
 
 
-def _draw_bell(out: npt.NDArray[Any], table: _bell.Bell, words: _Words, exact_only: bool) -> None:
+def _draw_bell(out: npt.NDArray[Any], table: _bell.Bell, words: _Words, exact_only: bool = False) -> None:
     """Draws until none of the candidates that C leaves to us is one that does not stand."""
     settled: dict[int, int | None] = {}
     while True:
@@ -523,30 +573,7 @@ def _require_floats(vector: object) -> npt.NDArray[Any]:
     return vector
 
 
-def _add_on_grid(
-    out: npt.NDArray[Any],
-    values: npt.NDArray[Any],
-    steps: npt.NDArray[np.int64],
-    step: float,
-    nearest: npt.NDArray[np.float64],
-    whole_steps: npt.NDArray[np.int64],
-) -> bool:
-    """Into `out` the multiple of the step next to each value, plus `steps` of them; False where it is none.
-
-    The last two are work space. The product with 1 / step is exact or far below half: a power of two.
-    """
-    nearest, whole_steps = nearest[: len(out)], whole_steps[: len(out)]
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        np.rint(np.multiply(values, 1.0 / step, out=nearest, dtype=np.float64), out=nearest)
-        if not max(float(nearest.max()), -float(nearest.min())) <= _MAX_STEPS:
-            return False  # NaN too
-        np.copyto(whole_steps, nearest, casting="unsafe")
-        whole_steps += steps
-        np.multiply(whole_steps, step, out=out)
-    return bool(np.isfinite(out).all())
-
-
-def _refuse(vector: npt.NDArray[Any], step: float) -> NoReturn:
+def _refuse(vector: npt.NDArray[Any], step: float, dtype: np.dtype[Any]) -> NoReturn:
     """Say what of a vector cannot be released."""
     bad = np.argwhere(~np.isfinite(vector))
     if len(bad):
@@ -560,6 +587,4 @@ def _refuse(vector: npt.NDArray[Any], step: float) -> NoReturn:
             f"vector must be within {_MAX_STEPS * step!r} of zero (2**62 steps of {step!r}), "
             f"got a magnitude of {largest!r}"
         )
-    raise InvalidArgumentError(
-        f"vector plus noise must fit {vector.dtype}: values or l2_sensitivity are too large"
-    )
+    raise InvalidArgumentError(f"vector plus noise must fit {dtype}: values or l2_sensitivity are too large")

@@ -335,45 +335,47 @@ def _layers(names: tuple[str, ...]) -> Groups:
 
 def clipped_sum(
     keeper: BookKeeper, gradients: RecordGradients, rule: ClippingRule, num_records: int, scale: float = 1.0,
-    into: torch.Tensor | None = None,
+    into: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """The sum over the first `num_records` records of what a rule leaves of `scale` times each gradient.
 
+    The gradients are spent: each is let go of as soon as it has been added.
+
     Parameters
     ----------
-    into : float64 tensor (keeper.dimension,), optional
-        What the sum is added to, of all parameters one after the other; zeros by default.
+    into : dict of names to float64 tensors, optional
+        What the sum is added to; parameters that are not in it are taken for zero.
 
     Returns
     -------
     dict of names to float64 tensors
-        Parts of `into`, of every trainable parameter, zero where no record has a gradient. One record adds at
-        most ``rule.l2_sensitivity`` in L2 norm over all of them.
+        `into`, or a new one: every trainable parameter in its shape, zero where no record has a gradient. One
+        record adds at most ``rule.l2_sensitivity`` in L2 norm over all of them.
 
     Raises
     ------
     NonFiniteError
         A record's gradient is NaN or infinite.
+    ProtocolError
+        The gradients are spent.
     """
-    totals = _parts(keeper, into)
-    if num_records == 0:
-        return totals
-    gradients.require_finite(num_records)
-    squares = gradients.squared_norms[:, :num_records] * scale**2
-    places, everything = {name: i for i, name in enumerate(gradients.names)}, list(keeper.parameters)
-    layers = tuple(  # those without a gradient count, so that no share depends on what else is used
-        tuple(places[everything[i]] for i in layer if everything[i] in places) for layer in keeper.layers
-    )
-    factors = rule.factors(squares, layers) * scale
-    gradients.add_weighted_sums(totals, factors)
+    totals = {} if into is None else into
+
+    def total_of(name: str) -> torch.Tensor:
+        if name not in totals:
+            totals[name] = torch.zeros_like(
+                keeper.parameters[name], dtype=torch.float64, memory_format=torch.contiguous_format
+            ).detach()
+        return totals[name]
+
+    if num_records > 0:
+        gradients.require_finite(num_records)
+        squares = gradients.squared_norms[:, :num_records] * scale**2
+        places, everything = {name: i for i, name in enumerate(gradients.names)}, list(keeper.parameters)
+        layers = tuple(  # those without a gradient count, so that no share depends on what else is used
+            tuple(places[everything[i]] for i in layer if everything[i] in places) for layer in keeper.layers
+        )
+        gradients.spend(rule.factors(squares, layers) * scale, total_of)
+    for name in keeper.parameters:
+        total_of(name)
     return totals
-
-
-def _parts(keeper: BookKeeper, into: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """A flat vector seen as the parameters."""
-    parameters = keeper.parameters
-    if into is None:
-        device = next(iter(parameters.values())).device
-        into = torch.zeros(keeper.dimension, dtype=torch.float64, device=device)
-    parts = into.split([p.numel() for p in parameters.values()])  # type: ignore[no-untyped-call]
-    return {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts, strict=True)}

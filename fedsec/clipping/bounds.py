@@ -76,7 +76,7 @@ class _Bound:
 
     @property
     def l2_sensitivity(self) -> float:
-        """The clip norm, enlarged by what floating-point rounding may add to a sum in random order: 0.1 %."""
+        """The clip norm, enlarged by what floating-point rounding may add to a sum in random order: 0.2 %."""
         return self.l2_clip_norm * (1.0 + SUM_SLACK + FLOAT_SLACK)
 
     @property

@@ -417,8 +417,13 @@ class Capture(TorchFunctionMode):
         for source in reversed(list(self._sources.values())):
             if source.graph is not None and source.pieces:
                 self._lead_back(source)
-        pieces = {name: self._sources[id(p)].pieces for name, p in self._parameters.items()}
-        return RecordGradients({n: Gathered(parts) for n, parts in pieces.items() if parts}, self.rows)
+        gathered = {}
+        for name, parameter in self._parameters.items():
+            source = self._sources[id(parameter)]
+            pieces, source.pieces = source.pieces, []  # the graph holds on to the capture
+            if pieces:
+                gathered[name] = Gathered(pieces)
+        return RecordGradients(gathered, self.rows)
 
     def _lead_back(self, source: Source) -> None:
         """From the gradients of something derived to those of the parameters it came from."""

@@ -11,12 +11,12 @@ Pieces of one parameter are added before the norm is taken, so a weight that is 
 once.
 
 Rounding. What is in the model's own precision belongs to one record alone (its activations, what arrives at
-its outputs, its own gradient), or to one block of `BLOCK` records. All else is in float64: sums over blocks,
-and every sum over positions that may cancel. So where the records of a step come in random order, two
-neighbouring batches can be laid out such that they differ in two blocks at most, and their sums by the
-clipped gradient of one record plus the rounding of these blocks, which `SUM_SLACK` bounds; docs/training.md
-has the proof. Norms are never below the truth by more than a relative `NORM_SLACK`, which the rules in
-`bounds` take off.
+its outputs, its own gradient, a sum over `POSITIONS` of its positions), or to one block of `BLOCK` records.
+All else is in float64: sums over blocks, over records of several positions, and all that norms rest on. So
+where the records of a step come in random order, two neighbouring batches can be laid out such that they
+differ in two blocks at most, and their sums by the clipped gradient of one record plus the rounding of it and
+of these blocks, which `SUM_SLACK` bounds; docs/training.md has the proof. Norms are never below the truth by
+more than a relative `NORM_SLACK`, which the rules in `bounds` take off.
 
 References
 ----------
@@ -27,12 +27,13 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fedsec.errors import InvalidArgumentError, NonFiniteError
+from fedsec import _kernels
+from fedsec.errors import InvalidArgumentError, NonFiniteError, ProtocolError
 
 # A record's gradient is formed where it takes at most this many times the memory of what it comes from.
 _KEEP = 2
@@ -43,20 +44,29 @@ _WIDENED = 2**18
 _CHUNK = 128
 
 # So many records are added up in the model's precision. Four such sums (two blocks in each of two neighbours)
-# err by at most 4 BLOCK (BLOCK + 1) 2**-24 (1 + 2**-17) of a clipped record in float32, in any order of
-# summation.
+# err by at most 4 BLOCK (BLOCK + 2) 2**-24 (1 + 2**-17) of a clipped record in float32, in any order of
+# summation. So many positions of one record are, too: that errs by (POSITIONS + 2) 2**-24 (1 + 2**-16) of the
+# record's own mass (below).
 BLOCK = 64
-SUM_SLACK = 0.001
+POSITIONS = 128
+SUM_SLACK = 0.002
+# With fewer positions a record's own product costs more than one of all records in float64.
+_LEAST_POSITIONS = 16
+# In float64 whatever is so small that it takes no time.
+_SMALL = 2**16
+# Where one of a position's sides is longer, underflow in the other might matter: such a record counts as so
+# long that its factor is below the normal numbers, and so 0.
+_LONGEST, _ENDLESS = 2.0**40, 2.0**160
 # (128 + 1) 2**-24 / 2 of a norm in float32, twice (64 + 1) 2**-24 / 2 of the product of two, and far less for
 # Gram matrices in float64.
 NORM_SLACK = 2.0**-17
 
 # A record's mass m = sum of |left| |right| over positions bounds what rounding may do to its part of a sum. A
 # Gram sum of up to 2**12 terms errs by at most 2**-40 m**2, which is added; and no record counts as shorter
-# than 2**-8 m, so that a clipped record's mass is at most 2**8 C. Then float64 errs by N 2**-53 B 2**8 C in a
-# sum of B records and N terms a coordinate, in each of two neighbours: by 2**-21 C together, as long as N B
+# than 2**-7 m, so that a clipped record's mass is at most 2**7 C. Then float64 errs by N 2**-53 B 2**7 C in a
+# sum of B records and N terms a coordinate, in each of two neighbours: by 2**-22 C together, as long as N B
 # is at most
-_GHOST_SLACK, _LEAST_SHARE = 2.0**-40, 2.0**-16
+_GHOST_SLACK, _LEAST_SHARE = 2.0**-40, 2.0**-14
 MAX_TERMS = 2**23
 
 
@@ -75,11 +85,13 @@ class Dense:
     def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """Add the sum of rows times factors (rows,) to a float64 tensor of the parameter's shape."""
         values = _for_products(self.values)
-        narrow = _narrowed(factors, values.dtype)
         arranged = bool(self.permutation)
         flat = total.new_zeros(values.shape[1]) if arranged else total.view(-1)
-        for rows in _blocks(len(factors), BLOCK):
-            flat += (narrow[rows] @ values[rows]).double()
+        if values.numel() <= _SMALL:
+            flat += factors @ values[: len(factors)].double()
+        else:
+            weights = _narrowed(factors, values).unsqueeze(1)
+            _add_products(flat.unsqueeze(0), _in_blocks(weights), _in_blocks(values))
         if arranged:
             total += self._arranged(flat.unsqueeze(0))[0]
 
@@ -134,6 +146,9 @@ class Outer:
     def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """Add the sum of gradients times factors (rows,) to a float64 tensor of the parameter's shape."""
         matrix = total.view(self.m, self.right.shape[2])
+        if self._single() and matrix.numel() >= _SMALL:
+            _add_products(matrix, *(_in_groups(side) for side in self._scaled(factors)))
+            return
         size = self.right[0].numel() + self.left[0].numel()
         # A large total is read and written once a part: so these may be half as large as it is.
         for rows in _blocks(len(factors), max(1, max(_WIDENED, matrix.numel() // 2) // size)):
@@ -145,6 +160,19 @@ class Outer:
                 matrix.addmm_((left * weights).T, right.double())
             else:
                 matrix.addmm_(left.double().T, right * weights)
+
+    def _single(self) -> bool:
+        """Whether products may be in float32, and take less time so."""
+        positions = self.right.shape[1]
+        fast = positions == 1 or positions >= _LEAST_POSITIONS
+        return fast and self.right.dtype == torch.float32 and not self.unit and not _reduced_precision()
+
+    def _scaled(self, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both sides of all rows, the smaller one with the factors in it."""
+        sides = [self.left, self.right]
+        small = 0 if self.m < self.right.shape[2] else 1
+        sides[small] = sides[small] * _narrowed(factors, sides[small]).view(-1, 1, 1)
+        return sides[0], sides[1]
 
     def terms(self) -> int:
         """How many numbers meet in one coordinate of the sum."""
@@ -218,7 +246,10 @@ def _ghost_norms(outers: Sequence[Outer]) -> torch.Tensor:
     first = outers[0]
     if len(outers) == 1 and first.right.shape[1] == 1:
         squares = _squares(first.right[:, 0], _CHUNK // 2)
-        return squares if first.unit else squares * _squares(first.left[:, 0], _CHUNK // 2)
+        if first.unit:
+            return squares
+        others = _squares(first.left[:, 0], _CHUNK // 2)
+        return _endless_where(torch.maximum(squares, others), squares * others)
     total = torch.zeros(len(first.left), dtype=torch.float64, device=first.right.device)
     size = sum(outer.left[0].numel() + outer.right[0].numel() for outer in outers)
     for rows in _blocks(len(first.left), max(1, _WIDENED // size)):
@@ -229,14 +260,25 @@ def _ghost_norms(outers: Sequence[Outer]) -> torch.Tensor:
 def _gram_sum(outers: Sequence[Outer]) -> torch.Tensor:
     total: torch.Tensor | float = 0.0
     mass: torch.Tensor | float = 0.0
+    longest: torch.Tensor | None = None
     wide = [Outer(o.left if o.unit else o.left.double(), o.right.double(), o.m, o.shape) for o in outers]
     for i, one in enumerate(wide):
-        mass = mass + (_lengths(one.left) * _lengths(one.right)).sum(dim=1)
         for j, other in enumerate(wide[: i + 1]):
-            products = _gram(one.left, other.left) * torch.bmm(one.right, other.right.mT)
+            left, right = _gram(one.left, other.left), torch.bmm(one.right, other.right.mT)
+            products = left * right
+            if i == j:  # the lengths' squares are on the diagonals
+                mass = mass + products.diagonal(dim1=1, dim2=2).sqrt().sum(dim=1)
+                own = torch.maximum(*(gram.diagonal(dim1=1, dim2=2).amax(dim=1) for gram in (left, right)))
+                longest = own if longest is None else torch.maximum(own, longest)
             total = total + (1.0 if i == j else 2.0) * products.sum(dim=(1, 2))
     squared_mass = torch.as_tensor(mass) ** 2
-    return torch.maximum(torch.as_tensor(total) + _GHOST_SLACK * squared_mass, _LEAST_SHARE * squared_mass)
+    squares = torch.maximum(torch.as_tensor(total) + _GHOST_SLACK * squared_mass, _LEAST_SHARE * squared_mass)
+    return squares if longest is None else _endless_where(longest, squares)
+
+
+def _endless_where(longest: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """Squared norms of records, by the square of the longest side that each has."""
+    return torch.where(longest > _LONGEST**2, squares.clamp(min=_ENDLESS**2), squares)
 
 
 def _gram(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -248,13 +290,6 @@ def _gram(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     if other.is_floating_point():
         return _gram(other, one).mT
     return (one.unsqueeze(2) == other.unsqueeze(1)).double()
-
-
-def _lengths(side: torch.Tensor) -> torch.Tensor:
-    if not side.is_floating_point():
-        return torch.ones(side.shape, dtype=torch.float64, device=side.device)
-    squares: torch.Tensor = torch.linalg.vecdot(side, side)
-    return squares.sqrt()
 
 
 def _squares(values: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -270,9 +305,48 @@ def _squares(values: torch.Tensor, chunk: int) -> torch.Tensor:
     return total
 
 
-def _narrowed(factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Factors in the model's precision; those too small for a normal number, of absurd gradients, are 0."""
-    return torch.where(factors < torch.finfo(dtype).tiny, 0.0, factors).to(dtype)
+def _narrowed(factors: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Factors in the precision of `like` and for each of its rows, 0 beyond those that there are.
+
+    Those too small for a normal number, of absurd gradients, are 0.
+    """
+    weights = like.new_zeros(len(like))
+    weights[: len(factors)] = torch.where(factors < torch.finfo(like.dtype).tiny, 0.0, factors)
+    return weights
+
+
+def _in_blocks(side: torch.Tensor) -> list[torch.Tensor]:
+    """Rows (rows, d) as blocks (n, BLOCK, d), and what is left as one (1, less, d).
+
+    Of whole micro-batches: no block's shape, nor how many there are, depends on how many records count.
+    """
+    whole = len(side) // BLOCK * BLOCK
+    blocks = [side[:whole].reshape(-1, BLOCK, side.shape[1]), side[whole:].unsqueeze(0)]
+    return [block for block in blocks if block.numel()]
+
+
+def _in_groups(side: torch.Tensor) -> list[torch.Tensor]:
+    """A side (rows, positions, d) as the groups that a product adds up: records, or a record's positions."""
+    if side.shape[1] == 1:
+        return _in_blocks(side[:, 0])
+    return [side[:, part] for part in _blocks(side.shape[1], POSITIONS)]
+
+
+def _add_products(total: torch.Tensor, lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor]) -> None:
+    """Add the sum of left.T @ right over groups (groups, k, m) and (groups, k, n) to a float64 total (m, n).
+
+    Each group's product is in the sides' precision, sums over groups in float64; a few rows of the total at a
+    time, so that all of it stays in the cache.
+    """
+    n = total.shape[1]
+    groups = sum(len(left) for left in lefts)
+    for rows in _blocks(len(total), max(16, 2 * _WIDENED // (groups * n) // 16 * 16)):
+        products = [torch.bmm(left[:, :, rows].mT, right) for left, right in zip(lefts, rights, strict=True)]
+        parts = products[0] if len(products) == 1 else torch.cat(products)
+        if parts.dtype == torch.float32 and parts.device.type == "cpu":
+            _kernels.add_parts(total[rows].numpy(), parts.numpy())
+        else:
+            total[rows] += parts.sum(dim=0, dtype=torch.float64)
 
 
 def _for_products(values: torch.Tensor) -> torch.Tensor:
@@ -318,21 +392,31 @@ class RecordGradients:
             if not fine:
                 raise NonFiniteError(f"a record's gradient of {name} is not finite")
 
-    def add_weighted_sums(self, totals: Mapping[str, torch.Tensor], factors: torch.Tensor) -> None:
-        """Add to each parameter's total the sum over the first n records of factor times gradient.
+    def spend(self, factors: torch.Tensor, total_of: Callable[[str], torch.Tensor]) -> None:
+        """Add to each parameter's total the sum over the first n records of factor times gradient, once.
+
+        A parameter's gradients are let go of as soon as they have been added, and its total is asked for
+        right before: neither is held longer than it takes.
 
         Parameters
         ----------
-        totals : mapping of names to float64 tensors
-            Contiguous, in the parameters' shapes.
         factors : float64 tensor (parameters, n)
             Zero or above, n at most the number of rows.
+        total_of : function of a name
+            Gives a float64 tensor, contiguous, in the parameter's shape.
+
+        Raises
+        ------
+        ProtocolError
+            The gradients are spent.
         """
-        for (name, part), row in zip(self._gathered.items(), factors, strict=True):
-            part.add_to(totals[name], row)
+        if len(self._gathered) != len(self.names):
+            raise ProtocolError("the gradients of this micro-batch have been added already")
+        for name, row in zip(self.names, factors, strict=True):
+            self._gathered.pop(name).add_to(total_of(name), row)
 
     def weighted_sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What `add_weighted_sums` adds, by the names of parameters."""
+        """What `spend` adds, by the names of parameters."""
         return {
             name: part.weighted_sum(row)
             for (name, part), row in zip(self._gathered.items(), factors, strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -67,8 +67,9 @@ class Privacy:
         self._tried: set[int] = set()  # sizes of micro-batches
         self._current: MicroBatch | None = None
         self._collected = self._stepped = False
-        # Of clipped gradients, and last of how many records are within the bound, less half of all.
-        self._sums: torch.Tensor | None = None
+        # Of clipped gradients, by parameter, and of how many records are within the bound, less half of all.
+        self._sums: dict[str, torch.Tensor] = {}
+        self._balance = 0.0
         self._failure: str | None = None
         self._epoch = 0  # tells loaders that were overtaken by a newer one
         self._handle = optimizer.register_step_pre_hook(self._before_step)
@@ -313,12 +314,9 @@ class Privacy:
             raise UnsupportedError(
                 "a stand-in of weight 0 has a gradient: the loss or the model mixes records"
             )
-        if self._sums is None:
-            device = next(iter(self._keeper.parameters.values())).device
-            self._sums = torch.zeros(self._keeper.dimension + 1, dtype=torch.float64, device=device)
-        clipped_sum(self._keeper, gradients, self._rule, micro.num_records, scale, into=self._sums[:-1])
+        clipped_sum(self._keeper, gradients, self._rule, micro.num_records, scale, into=self._sums)
         beyond = self._rule.clipped(gradients.squared_norms[:, : micro.num_records] * scale**2)
-        self._sums[-1] += micro.num_records / 2 - beyond
+        self._balance += micro.num_records / 2 - beyond
 
     # ---- the step
 
@@ -359,35 +357,39 @@ class Privacy:
         """Charge, add noise, write gradients, in this order."""
         self._plan.require_affordable(self._steps + 1)
         parameters = self._keeper.parameters
-        assert self._sums is not None  # noqa: S101 (a micro-batch has been collected)
+        sums = [self._sums.pop(name).cpu() for name in parameters]
+        sums.append(torch.tensor([self._balance], dtype=torch.float64))
+        self._balance = 0.0
         step = self._steps
-        released = self._processes.once(self._sums.cpu(), step, self._charged_and_noisy)
+        *gradients, within = self._processes.once(sums, self._released_dtype(), step, self._charged_and_noisy)
         self._steps = step + 1  # as process 0 has counted it, before anything could leave it
         if isinstance(self._rule, AdaptiveClipping):
-            self._rule = self._rule.following(float(released[-1]))
-        parts = released[:-1].split([p.numel() for p in parameters.values()])  # type: ignore[no-untyped-call]
-        for parameter, part in zip(parameters.values(), parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter, copy=True)
-        self._sums.zero_()  # `released` may be the same
+            self._rule = self._rule.following(float(within))
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient.to(parameter)
 
-    def _charged_and_noisy(self, total: torch.Tensor) -> torch.Tensor:
+    def _released_dtype(self) -> torch.dtype:
+        """float32, unless a parameter is wider."""
+        wide = any(p.dtype == torch.float64 for p in self._keeper.parameters.values())
+        return torch.float64 if wide else torch.float32
+
+    def _charged_and_noisy(self, sums: list[torch.Tensor]) -> Iterator[torch.Tensor]:
         """From all sums and the balance to the private gradient and, for adaptive clipping, the quantile.
 
-        In place: nothing else of the parameters' size is held but the noise.
+        One after the other, and sums are let go of on the way: no more is held than all of them.
         """
-        plan, rule, vector = self._plan, self._rule, total.numpy()
+        plan, rule = self._plan, self._rule
         if self._ledger is not None and self._steps % plan.steps_a_charge == 0:
             self._ledger.charge(plan.event, purpose=f"training step {self._steps + 1}")
         self._steps += 1
         z = plan.noise_multiplier
         sum_z, count_z = rule.multipliers(z) if isinstance(rule, AdaptiveClipping) else (z, math.inf)
-        noisy = _noisy(vector[:-1], rule.l2_sensitivity, sum_z, plan.noise)
-        np.divide(noisy, plan.expected_batch_size, out=vector[:-1])
+        noisy = _Noisy(plan.noise, self._released_dtype(), 1.0 / plan.expected_batch_size)
+        balance = sums.pop()
+        yield from noisy.parts(sums, self._keeper.dimension, rule.l2_sensitivity, sum_z)
         if isinstance(rule, AdaptiveClipping):
-            vector[-1:] = _noisy(vector[-1:], 0.5, count_z, plan.noise) / plan.expected_batch_size + 0.5
-        else:
-            vector[-1] = 0.0
-        return total
+            balance = next(noisy.parts([balance], 1, 0.5, count_z)) + 0.5
+        yield balance
 
     def _require_own_parameters(self) -> None:
         """No gradient but ours may reach the optimizer."""
@@ -452,7 +454,7 @@ class Privacy:
 
     def _forget(self) -> None:
         self._keeper.drop()
-        self._current = self._sums = None
+        self._current, self._sums, self._balance = None, {}, 0.0
 
     # ---- failing closed
 
@@ -509,11 +511,29 @@ def _closure(optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     return own, given[0] if given else kwargs.get("closure")
 
 
-def _noisy(
-    vector: np.ndarray[Any, np.dtype[np.float64]], sensitivity: float, noise_multiplier: float, kind: str
-) -> np.ndarray[Any, np.dtype[Any]]:
-    if kind == "exact":
-        return noise.release(vector, sensitivity, noise_multiplier)
-    added: np.ndarray[Any, np.dtype[Any]] = noise.gaussian(vector.shape, sensitivity * noise_multiplier)
-    added += vector
-    return added
+@dataclass(frozen=True)
+class _Noisy:
+    """What turns sums into what is released of them."""
+
+    kind: str
+    dtype: torch.dtype
+    scale: float
+
+    def parts(
+        self, sums: list[torch.Tensor], dimension: int, sensitivity: float, noise_multiplier: float
+    ) -> Iterator[torch.Tensor]:
+        """Each sum with noise, times the scale; taken from the list one after the other."""
+        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
+        arrays = (sums.pop(0).numpy() for _ in range(len(sums)))
+        if self.kind == "exact":
+            given = (dimension, sensitivity, noise_multiplier)
+            released = noise.release_parts(arrays, *given, dtype=dtype, scale=self.scale)
+        else:
+            released = (self._continuous(array, sensitivity * noise_multiplier, dtype) for array in arrays)
+        return map(torch.from_numpy, released)
+
+    def _continuous(self, array: Any, stddev: float, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
+        noisy: np.ndarray[Any, np.dtype[Any]] = noise.gaussian(array.shape, stddev, dtype)
+        noisy += array
+        noisy *= self.scale
+        return noisy

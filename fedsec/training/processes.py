@@ -11,7 +11,7 @@ each other there is `fedsec.Federation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,15 @@ class Processes:
                     distributed.broadcast(tensor.detach(), src=0)
 
     def once(
-        self, own: torch.Tensor, step: int, make: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """`make` of the sum of all processes' vectors, made in process 0 and handed out; of the same length.
+        self,
+        own: list[torch.Tensor],
+        dtype: torch.dtype,
+        step: int,
+        make: Callable[[list[torch.Tensor]], Iterable[torch.Tensor]],
+    ) -> list[torch.Tensor]:
+        """`make` of all processes' sums, made in process 0 and handed out: of the same shapes, in `dtype`.
+
+        `own` is used up.
 
         Raises
         ------
@@ -81,21 +87,27 @@ class Processes:
             Of torch.distributed: a process has gone, or is late.
         """
         if self.count == 1:
-            return make(own)
-        total = torch.cat([own, torch.tensor([float(step)], dtype=own.dtype)])
-        distributed.reduce(total, dst=0)
-        made = torch.zeros_like(total)  # its last number: whether it was made
+            return list(make(own))
+        made = [torch.zeros(part.shape, dtype=dtype) for part in own]
+        steps = torch.tensor([step])
+        distributed.reduce(steps, dst=0)
+        for part in own:
+            distributed.reduce(part, dst=0)
+        done = torch.zeros(1)
         try:
             if self.rank == 0:
-                if total[-1] != self.count * step:
+                if steps != self.count * step:
                     raise ProtocolError(f"not every process is at step {step}: were all resumed alike?")
-                made[:-1] = make(total[:-1])
-                made[-1] = 1.0
+                for place, part in zip(made, make(own), strict=True):
+                    place.copy_(part)
+                done[0] = 1.0
         finally:
-            distributed.broadcast(made, src=0)
-        if made[-1] != 1.0:
+            distributed.broadcast(done, src=0)
+        if done[0] != 1.0:
             raise ProtocolError("process 0 has ended the training; its own error says why")
-        return made[:-1]
+        for part in made:
+            distributed.broadcast(part, src=0)
+        return made
 
 
 def exclude(model: torch.nn.Module) -> None:

@@ -132,6 +132,11 @@ static void grids(const fs_backend *backend)
     fs_truncate32((int32_t *)out, (const float *)reals, LENGTH, 0.5, 1000.0);
     fs_squared_norm(backend, halves, (const int32_t *)out, LENGTH);
     fs_sum_of_squares(backend, (const float *)reals, LENGTH);
+    make_secret(reals, sizeof reals);
+    fs_add_parts(backend, (double *)out, (const float *)reals, 2, LENGTH / 4);
+    fs_release32_32(backend, (float *)out, (const float *)reals, (const int64_t *)reals, LENGTH / 2, 0.5, 0.3);
+    fs_release64_32(backend, (float *)out, reals, (const int64_t *)reals, LENGTH / 2, 0.5, 0.3);
+    fs_release64_64(backend, (double *)out, reals, (const int64_t *)reals, LENGTH / 2, 0.5, 0.3);
     fs_add_noise32_32((uint32_t *)out, (const int32_t *)out, (const int32_t *)reals, LENGTH, 0xffff);
     for (size_t block = 1; block <= 2048; block *= 2)
         for (int back = 0; back < 2; back++)

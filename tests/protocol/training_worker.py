@@ -72,8 +72,8 @@ def nobody(_size, _probability):
     return np.zeros(0, np.int64)
 
 
-def silent(vector, _l2_sensitivity, _noise_multiplier):
-    return vector
+def silent(parts, _dimension, _l2_sensitivity, _noise_multiplier, *, dtype, scale):
+    return ((part * scale).astype(dtype) for part in parts)
 
 
 class patched:  # noqa: N801 (reads as a word)
@@ -92,7 +92,7 @@ class patched:  # noqa: N801 (reads as a word)
 
 def without_noise(rank, **options):
     """Everybody drawn in every step, and no noise: what all processes together have summed."""
-    with patched(sampling, "poisson", everybody), patched(noise, "release", silent):
+    with patched(sampling, "poisson", everybody), patched(noise, "release_parts", silent):
         parts = attached(seed=rank, **options)
         run_epoch(*parts)
     return weights(parts[0])

@@ -154,6 +154,33 @@ def test_an_empty_vector_gives_an_empty_array():
     assert released.dtype == np.float32
 
 
+def test_a_vector_in_parts_is_released_on_the_grid_of_the_whole():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=shape) for shape in [(300, 400), (7,), (), (0, 2)]]
+    d = sum(part.size for part in parts)
+    step = noise.grid(1.0, d, 1.0)
+    stddev = noise.integer_stddev(noise.integer_sensitivity(1.0, d, step), 1.0)
+    released = list(noise.release_parts(iter(parts), d, 1.0, 1.0, dtype=np.float32, scale=0.25))
+    for part, result in zip(parts, released, strict=True):
+        assert result.dtype == np.float32
+        assert result.shape == part.shape
+    exact = list(noise.release_parts(iter(parts), d, 1.0, 1.0, dtype=np.float64))
+    noises = [
+        (result - np.rint(part / step) * step) / step for part, result in zip(parts, exact, strict=True)
+    ]
+    assert all(np.array_equal(added, np.rint(added)) for added in noises)
+    assert np.std(noises[0]) == pytest.approx(stddev, rel=6 / np.sqrt(2 * noises[0].size))
+    first, second = noises[0].ravel()[: 2**16], noises[0].ravel()[2**16 :]
+    assert not np.array_equal(first[: len(second)], second)
+
+
+def test_more_parts_than_were_announced_are_refused():
+    given = noise.release_parts([np.zeros(3), np.zeros(2)], 4, 1.0, 1.0, dtype=np.float64)
+    assert next(given).shape == (3,)
+    with pytest.raises(InvalidArgumentError, match="4 elements together"):
+        next(given)
+
+
 def test_releases_do_not_repeat():
     vector = np.zeros(16)
     assert not np.array_equal(noise.release(vector, 1.0, 1.0), noise.release(vector, 1.0, 1.0))

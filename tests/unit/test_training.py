@@ -75,11 +75,11 @@ def no_noise(monkeypatch):
     """What would be released, without the noise; and what the noise was asked to be."""
     asked = []
 
-    def release(vector, l2_sensitivity, noise_multiplier):
+    def release_parts(parts, dimension, l2_sensitivity, noise_multiplier, *, dtype, scale):
         asked.append((l2_sensitivity, noise_multiplier))
-        return vector
+        return ((part * scale).astype(dtype) for part in parts)
 
-    monkeypatch.setattr(privacy_module.noise, "release", release)
+    monkeypatch.setattr(privacy_module.noise, "release_parts", release_parts)
     return asked
 
 
@@ -707,10 +707,13 @@ def test_the_size_of_the_data_set_may_stay_private():
 def test_a_ledger_is_charged_before_each_release(tmp_path, monkeypatch):
     ledger = fedsec.Ledger(tmp_path / "budget", target_epsilon=9.0, target_delta=1e-5)
     loop, seen = Loop(ledger=ledger), []
-    release = privacy_module.noise.release
-    monkeypatch.setattr(
-        privacy_module.noise, "release", lambda *a: seen.append(len(ledger.entries())) or release(*a)
-    )
+    release_parts = privacy_module.noise.release_parts
+
+    def noting(*arguments, **options):
+        seen.append(len(ledger.entries()))
+        return release_parts(*arguments, **options)
+
+    monkeypatch.setattr(privacy_module.noise, "release_parts", noting)
     loop.epoch()
     assert seen == [1, 2, 3, 4]
     assert ledger.entries()[0].event == loop.privacy.plan.event
