@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
-from fedsec.errors import ProtocolError
+from fedsec.clipping import BookKeeper
+from fedsec.errors import ProtocolError, UnsupportedError
 from fedsec.training.processes import Processes
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -154,3 +156,18 @@ def test_shares_are_disjoint_and_all():
         process.rank, process.count = rank, 3
     shares = [process.share(11).tolist() for process in processes]
     assert sorted(i for share in shares for i in share) == list(range(11))
+
+
+def test_parameters_spread_over_processes_are_refused_by_name(tmp_path):
+    """FSDP's: a DTensor in a group of one process."""
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.Linear(4, 2)
+        spread = distribute_tensor(model.weight.detach(), init_device_mesh("cpu", (1,)), [Shard(0)])
+        model.weight = torch.nn.Parameter(spread)
+        with pytest.raises(UnsupportedError, match=r"weight is spread over processes \(.*FSDP"):
+            BookKeeper(model)
+    finally:
+        distributed.destroy_process_group()
