@@ -318,8 +318,8 @@ def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def _require_wide(name: str, parameter: torch.Tensor) -> None:
     if hasattr(parameter, "to_local") or hasattr(parameter, "_sharded_size"):
         raise UnsupportedError(
-            f"{name} is spread over processes ({type(parameter).__name__}, FSDP): its records' gradients meet in "
-            "no process; train with whole parameters in each process"
+            f"{name} is spread over processes ({type(parameter).__name__}, FSDP): its records' "
+            "gradients meet in no process; train with whole parameters in each process"
         )
     if parameter.dtype not in (torch.float32, torch.float64):
         raise InvalidTypeError(f"{name} must be float32 or float64, got {parameter.dtype}")
