@@ -9,6 +9,7 @@
 # make wheel  sdist and wheel, checked, and installed where there is no compiler
 # make docs   the documents as a site, in build/site
 # make lint   ruff, mypy, and the C files under every warning
+# make type   mypy alone
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -19,7 +20,7 @@ WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test coverage test-flower test-ecosystem soak bench sanitize wheel docs lint clean
+.PHONY: demo test coverage test-flower test-ecosystem soak bench sanitize wheel docs lint type clean
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
@@ -55,11 +56,13 @@ docs:
 	build/docs/bin/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings-python>=1.16'
 	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet --strict
 
-lint: $(STAMP)
+lint: type
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(CC) $(WARN) csrc/*.c
+
+type: $(STAMP)
+	$(BIN)/mypy
 
 # Stale when what is installed or compiled has changed; Python files are used in place.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
