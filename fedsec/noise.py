@@ -297,7 +297,7 @@ class _Scales(NamedTuple):
 def _released(
     parts: Iterable[npt.NDArray[Any]], dimension: int, scales: _Scales, insecure_key: bytes | None
 ) -> Iterator[npt.NDArray[Any]]:
-    table = _bell.table(_bell.DiscreteGaussian(scales.stddev))
+    table = _bell.discrete_gaussian(scales.stddev)
     steps = np.empty(min(dimension, _PIECE), np.int64)
     chunks, left = itertools.count(), dimension
     with _kernels.key_of_call(insecure_key) as key:
