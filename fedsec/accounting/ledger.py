@@ -312,6 +312,15 @@ def verify_export(export: Mapping[str, Any], head: str | None = None, length: in
     return len(entries)
 
 
+def require_ledger(ledger: object, relation: NeighboringRelation) -> None:
+    """Refuses what is no ledger, or one that charges for other neighbours than a plan is priced for."""
+    if not isinstance(ledger, Ledger):
+        raise InvalidTypeError(f"ledger must be a fedsec.Ledger, got {type(ledger).__name__}")
+    theirs = ledger.terms.neighboring_relation
+    if theirs is not relation:
+        raise InvalidArgumentError(f"neighboring_relation of the ledger is {theirs}, and {relation} here")
+
+
 class _Filter:
     """Judges charges that may depend on what was released before."""
 

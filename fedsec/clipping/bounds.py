@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
 from fedsec._checks import open_unit, positive, within
 from fedsec.clipping.gradients import NORM_SLACK, SUM_SLACK
 from fedsec.clipping.updates import FLOAT_SLACK
+from fedsec.errors import InvalidArgumentError, InvalidTypeError
 
 # Far enough from the ends of float32 that squares of what matters neither overflow nor vanish in a norm.
 MIN_CLIP_NORM, MAX_CLIP_NORM = 1e-8, 1e8
@@ -160,6 +161,33 @@ class AdaptiveClipping(FlatClipping):
         excess = min(1.0, max(0.0, fraction_within)) - self.target_quantile
         bound = self.l2_clip_norm * math.exp(-self.learning_rate * excess)
         return replace(self, l2_clip_norm=min(MAX_CLIP_NORM, max(MIN_CLIP_NORM, bound)))
+
+
+# By the name that federations and training loops know them by.
+RULES: dict[str, type[_Bound]] = {
+    "flat": FlatClipping,
+    "per_layer": PerLayerClipping,
+    "automatic": AutomaticClipping,
+    "adaptive": AdaptiveClipping,
+}
+
+
+def require_clipping(clipping: object) -> None:
+    """Refuses what is neither a name nor one of our rules: another's sensitivity is a promise, unchecked."""
+    if isinstance(clipping, str):
+        if clipping not in RULES:
+            raise InvalidArgumentError(f"clipping must be one of {', '.join(RULES)}, got {clipping!r}")
+    elif type(clipping) not in RULES.values():
+        raise InvalidTypeError(f"clipping must be a name or a rule of fedsec.clipping, got {clipping!r}")
+
+
+def clipping_rule(clipping: str | ClippingRule, l2_clip_norm: float) -> ClippingRule:
+    """A rule by name, with this bound; a rule has its own."""
+    require_clipping(clipping)
+    if not isinstance(clipping, str):
+        return clipping
+    make = cast("type[FlatClipping]", RULES[clipping])
+    return make(l2_clip_norm)
 
 
 def _limited(squares: torch.Tensor, bound: float) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedsec._checks import mapping, whole
 from fedsec.accounting import Event, Ledger
+from fedsec.accounting.ledger import require_ledger
 from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.federated.plan import Guarantee, Plan
 
@@ -96,14 +97,8 @@ class Budget:
 def _require_ledger(plan: Plan, ledger: object) -> None:
     if ledger is None:
         return
-    if not isinstance(ledger, Ledger):
-        raise InvalidTypeError(f"ledger must be a fedsec.Ledger, got {type(ledger).__name__}")
     if not plan.private:
         raise InvalidArgumentError("a ledger belongs to privacy: give l2_clip_norm, and noise or a target")
     if plan.noise == "local":
         raise UnsupportedError("with noise='local' each client keeps a ledger of its own, not the server")
-    theirs = ledger.terms.neighboring_relation
-    if theirs is not plan.relation:
-        raise InvalidArgumentError(
-            f"neighboring_relation of the ledger is {theirs}, and {plan.relation} here"
-        )
+    require_ledger(ledger, plan.relation)

@@ -11,13 +11,8 @@ from typing import Any, cast
 
 from fedsec._checks import open_unit, positive, probability, whole
 from fedsec.accounting import NeighboringRelation
-from fedsec.clipping import (
-    AdaptiveClipping,
-    AutomaticClipping,
-    ClippingRule,
-    FlatClipping,
-    PerLayerClipping,
-)
+from fedsec.clipping import AdaptiveClipping, ClippingRule, FlatClipping
+from fedsec.clipping.bounds import RULES, clipping_rule, require_clipping
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 
 MIN_COHORT = 3
@@ -25,12 +20,6 @@ UNITS = ("client", "record")
 NOISES = ("central", "distributed", "local")
 # For `secure_aggregation`: real masks from one key that the process makes, to rehearse a run.
 SESSION_KEY = "insecure_session_key"
-CLIPPINGS: dict[str, type[ClippingRule]] = {
-    "flat": FlatClipping,
-    "per_layer": PerLayerClipping,
-    "automatic": AutomaticClipping,
-    "adaptive": AdaptiveClipping,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +150,11 @@ class Settings:
                     raise InvalidArgumentError(f"unit='record' needs {name}, got None")
 
     def _check_clipping(self) -> None:
-        if not isinstance(self.clipping, str):
-            if type(self.clipping) not in CLIPPINGS.values():
-                raise InvalidTypeError(
-                    f"clipping must be a name or a rule of fedsec.clipping, got {self.clipping!r}"
-                )
-            if self.l2_clip_norm is not None:
-                raise InvalidArgumentError(
-                    f"a clipping rule has a clip norm of its own, got l2_clip_norm={self.l2_clip_norm!r} too"
-                )
-        else:
-            _one_of("clipping", self.clipping, tuple(CLIPPINGS))
+        require_clipping(self.clipping)
+        if not isinstance(self.clipping, str) and self.l2_clip_norm is not None:
+            raise InvalidArgumentError(
+                f"a clipping rule has a clip norm of its own, got l2_clip_norm={self.l2_clip_norm!r} too"
+            )
         if not self.clips:
             return
         if self.unit == "client" and not isinstance(self.rule, FlatClipping):
@@ -211,7 +194,7 @@ class Settings:
         """Back from `to_dict`; TypeError for other names, else what the values are refused with."""
         clipping = values.get("clipping")
         if isinstance(clipping, Mapping):
-            kinds = {kind.__name__: kind for kind in CLIPPINGS.values()}
+            kinds = {kind.__name__: kind for kind in RULES.values()}
             arguments = dict(clipping)
             _one_of("rule", name := arguments.pop("rule", None), tuple(kinds))
             values = {**values, "clipping": kinds[name](**arguments)}
@@ -225,10 +208,7 @@ class Settings:
     @property
     def rule(self) -> ClippingRule:
         """The clipping rule; only where there is one."""
-        if not isinstance(self.clipping, str):
-            return self.clipping
-        make = cast("type[FlatClipping]", CLIPPINGS[self.clipping])
-        return make(cast(float, self.l2_clip_norm))
+        return clipping_rule(self.clipping, cast(float, self.l2_clip_norm))
 
     @property
     def private(self) -> bool:

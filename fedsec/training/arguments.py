@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fedsec.accounting import Ledger, NeighboringRelation
 from fedsec.accounting.events import check_relation
-from fedsec.clipping import (
-    AdaptiveClipping,
-    AutomaticClipping,
-    BookKeeper,
-    ClippingRule,
-    FlatClipping,
-    PerLayerClipping,
-)
+from fedsec.accounting.ledger import require_ledger
+from fedsec.clipping import BookKeeper, ClippingRule
+from fedsec.clipping.bounds import clipping_rule
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.training.batches import DeclaredLoader
 from fedsec.training.plan import make_plan
 from fedsec.training.privacy import Privacy
 from fedsec.training.processes import Processes
 
-_RULES: dict[str, Callable[[float], ClippingRule]] = {
-    "flat": FlatClipping,
-    "per_layer": PerLayerClipping,
-    "automatic": AutomaticClipping,
-    "adaptive": AdaptiveClipping,
-}
 _UNFIT = {
     "LBFGS": "it calls the loss many times a step",
     "SparseAdam": "private gradients are dense",
@@ -124,7 +112,7 @@ def attach(
     _require_choice("loss_reduction", loss_reduction, (None, "mean", "sum"))
     _require_choice("when_exhausted", when_exhausted, ("raise", "stop"))
     relation = check_relation(neighboring_relation)
-    rule = _rule(clipping, l2_clip_norm)
+    rule = clipping_rule(clipping, l2_clip_norm)
     _require_unwrapped(model)
     processes = Processes()
     _require_joint_sampling(processes, dataset, sampling)
@@ -144,7 +132,8 @@ def attach(
         relation=relation,
         declared=isinstance(dataset, DeclaredLoader),
     )
-    _require_ledger(ledger, relation)
+    if ledger is not None:
+        require_ledger(ledger, relation)
     keeper = BookKeeper(model)
     try:
         _require_optimizer(optimizer, keeper)
@@ -164,16 +153,6 @@ def attach(
     except BaseException:
         keeper.close()
         raise
-
-
-def _rule(clipping: str | ClippingRule, l2_clip_norm: float) -> ClippingRule:
-    """A rule by name, or one of ours as it is: another's sensitivity would be a promise we cannot check."""
-    if isinstance(clipping, str):
-        _require_choice("clipping", clipping, tuple(_RULES))
-        return _RULES[clipping](l2_clip_norm)
-    if type(clipping) not in _RULES.values():
-        raise InvalidTypeError(f"clipping must be a name or a rule of fedsec.clipping, got {clipping!r}")
-    return clipping
 
 
 def _require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -226,16 +205,6 @@ def _require_joint_sampling(processes: Processes, dataset: Any, sampling: str) -
             f"{what} in {processes.count} processes: they draw apart, each from its share of the records, as "
             "'poisson' and 'allocation' of a data set allow"
         )
-
-
-def _require_ledger(ledger: object, relation: NeighboringRelation) -> None:
-    if ledger is None:
-        return
-    if not isinstance(ledger, Ledger):
-        raise InvalidTypeError(f"ledger must be a fedsec.Ledger, got {type(ledger).__name__}")
-    theirs = ledger.terms.neighboring_relation
-    if theirs is not relation:
-        raise InvalidArgumentError(f"neighboring_relation of the ledger is {theirs}, and {relation} here")
 
 
 def _require_optimizer(optimizer: object, keeper: BookKeeper) -> None:
