@@ -3,7 +3,7 @@
 # make test-flower   an app of Flower, simulated and deployed, in an environment of its own (Python 3.11)
 # make test-ecosystem   Lightning and Hugging Face's Trainer, in an environment of its own
 # make coverage   the tests of `make test` again, with the lines and branches of fedsec that they reach
-# make soak   1,000 rounds of secure aggregation with losses and messages that lie, and other long forms of robustness
+# make soak   1,000 rounds with losses and messages that lie; kills by the hundred, disk faults at every call
 # make bench  speed, as ratios to numpy and torch in the same run
 # make sanitize   the core's tests under address and undefined-behaviour sanitizers
 # make wheel  sdist and wheel, checked, and installed where there is no compiler
@@ -40,7 +40,7 @@ test-ecosystem:
 	build/ecosystem/bin/python -m pytest tests/ecosystem $(ARGS)
 
 soak: $(STAMP)
-	FEDSEC_LONG=1 $(BIN)/python -m pytest -s tests/protocol/test_secagg_soak.py tests/protocol/test_kills.py $(ARGS)
+	FEDSEC_LONG=1 $(BIN)/python -m pytest -s tests/protocol/test_secagg_soak.py tests/protocol/test_kills.py tests/protocol/test_disk_faults.py $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(ARGS)

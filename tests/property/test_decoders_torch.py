@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 import fedsec
 from fedsec.cli import main
-from fedsec.errors import AggregationAborted, FedsecError, IdentityError
+from fedsec.errors import AggregationAborted, FedsecError, IdentityError, InvalidArgumentError
 from fedsec.federated.settings import Settings
 from fedsec.integrations import process_group
 from fedsec.integrations.node import Node, enrol
@@ -136,6 +136,11 @@ def test_terms_of_changed_values(values):
     assert kind == "refused" or found == data
     if kind == "value":
         outcome(lambda data: Terms.from_bytes(data).task("train", arrays), data)
+
+
+def test_terms_nested_in_thousands_are_refused():
+    with pytest.raises(InvalidArgumentError, match="terms must be"):
+        Terms.from_bytes(b"[" * 100_000)
 
 
 @pytest.fixture(scope="module")
