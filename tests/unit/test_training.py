@@ -838,7 +838,7 @@ def test_an_epoch_that_was_left_after_a_step_is_finished_when_resumed():
     ("options", "names"),
     [
         ({"l2_clip_norm": 2.0}, "l2_clip_norm of the saved training is 1.0, and 2.0 now"),
-        ({"batch_size": 20}, "expected_batch_size"),
+        ({"batch_size": 20}, "sampling_probability of the saved training is 0.25, and 0.5 now"),
         ({"clipping": "automatic"}, "clipping of the saved"),
         ({"noise_multiplier": 2.0}, "noise_multiplier"),
         ({"sampling": "allocation"}, "sampling of the saved"),
