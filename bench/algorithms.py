@@ -1,9 +1,9 @@
 """Every algorithm on the same clients: python bench/algorithms.py --data PATH (MNIST), or on the digits.
 
 A hundred clients (ten on the digits) with two shards of labels each [MMR+17, sec. 3]; each round a tenth of
-them (all of them) trains one epoch, and whoever is drawn weighs by its records. Without privacy, under the masks
-of a rehearsal. The model is the demo's network. Prints the accuracy on the test records, over rounds and runs,
-and what a client sends.
+them (all of them) trains one epoch, and whoever is drawn weighs by its records. Without privacy, under the
+masks of a rehearsal. The model is the demo's network. Prints the accuracy on the test records, over rounds and
+runs, and what a client sends.
 """
 
 from __future__ import annotations
