@@ -2,8 +2,8 @@
 
 A hundred clients (ten on the digits) with two shards of labels each [MMR+17, sec. 3]; each round a tenth of
 them (all of them) trains one epoch, and whoever is drawn weighs by its records. Without privacy, under the
-masks of a rehearsal. The model is the demo's network. Prints the accuracy on the test records, over rounds and
-runs, and what a client sends.
+masks of a rehearsal. The model is the demo's network. Prints the accuracy on the test records, over rounds
+and runs, and what a client sends.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ else:
         "unit/test_clipping_*.py",
         "unit/test_demo_models.py",
         "unit/test_demo_run.py",
+        "unit/test_experiment.py",
         "unit/test_federat*.py",
         "unit/test_training.py",
     ]
