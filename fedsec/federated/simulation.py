@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -315,13 +316,22 @@ def _log(path: str | Path | None, operator: bool) -> Iterator[Callable[[RoundMet
     if kind not in (".csv", ".jsonl"):
         raise InvalidArgumentError(f"log must end in .csv or .jsonl, got {str(path)!r}")
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        write = _csv_lines(file) if kind == ".csv" else lambda row: file.write(json.dumps(row) + "\n")
+        write = _csv_lines(file) if kind == ".csv" else lambda row: file.write(_json_line(row))
 
         def hear(metrics: RoundMetrics) -> None:
             write(metrics.record(operator))
             file.flush()
 
         yield hear
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    """JSON has no infinity, which epsilon is without privacy, and no NaN: they become null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def _csv_lines(file: IO[str]) -> Callable[[dict[str, Any]], object]:

@@ -141,6 +141,17 @@ def test_logs_are_written_and_keep_what_no_guarantee_covers_to_themselves(tmp_pa
     assert json.dumps(done.record(include_operator_data=True))
 
 
+def test_a_log_is_json_where_epsilon_is_infinite(tmp_path):
+    path = tmp_path / "run.jsonl"
+    simulate(federate(num_rounds=1), add_own_number, evaluate=lambda model: {"odd": float("nan")}, log=path)
+
+    def refused(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    row = json.loads(path.read_text(), parse_constant=refused)
+    assert (row["round"], row["epsilon"], row["odd"]) == (1, None, None)
+
+
 def test_a_target_ends_the_run_and_is_paid_for():
     federation = federate(num_rounds=9, **CLIENT)
     done = simulate(federation, add_own_number, evaluate=accuracy, stop=lambda one: one.round_id == 2)
