@@ -144,6 +144,15 @@ def test_plans_travel():
     assert federation.plan.rule.l2_clip_norm != 1.0
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts what runs in the background deaf to interrupts."""
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, given)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("wrong", "error", "names"),
     [
