@@ -36,7 +36,7 @@ class BudgetExceededError(FedsecError):
 
 
 class EntropyError(FedsecError):
-    """The operating system gives no randomness, too little, or what nobody can take for any; nothing leaves."""
+    """The operating system gives no randomness, too little, or what cannot be any; nothing leaves."""
 
 
 class LedgerError(FedsecError):

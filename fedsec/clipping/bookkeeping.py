@@ -365,14 +365,6 @@ def clipped_sum(
         The gradients are spent.
     """
     totals = {} if into is None else into
-
-    def total_of(name: str) -> torch.Tensor:
-        if name not in totals:
-            totals[name] = torch.zeros_like(
-                keeper.parameters[name], dtype=torch.float64, memory_format=torch.contiguous_format
-            ).detach()
-        return totals[name]
-
     if num_records > 0:
         gradients.require_finite(num_records)
         squares = gradients.squared_norms[:, :num_records] * scale**2
@@ -380,7 +372,10 @@ def clipped_sum(
         layers = tuple(  # those without a gradient count, so that no share depends on what else is used
             tuple(places[everything[i]] for i in layer if everything[i] in places) for layer in keeper.layers
         )
-        gradients.spend(rule.factors(squares, layers) * scale, total_of)
-    for name in keeper.parameters:
-        total_of(name)
+        gradients.spend(rule.factors(squares, layers) * scale, totals)
+    for name, parameter in keeper.parameters.items():
+        if name not in totals:
+            totals[name] = torch.zeros_like(
+                parameter, dtype=torch.float64, memory_format=torch.contiguous_format
+            ).detach()
     return totals

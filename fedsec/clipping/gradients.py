@@ -27,7 +27,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -392,18 +392,18 @@ class RecordGradients:
             if not fine:
                 raise NonFiniteError(f"a record's gradient of {name} is not finite")
 
-    def spend(self, factors: torch.Tensor, total_of: Callable[[str], torch.Tensor]) -> None:
+    def spend(self, factors: torch.Tensor, totals: dict[str, torch.Tensor]) -> None:
         """Add to each parameter's total the sum over the first n records of factor times gradient, once.
 
-        A parameter's gradients are let go of as soon as they have been added, and its total is asked for
-        right before: neither is held longer than it takes.
+        A parameter's gradients are let go of as soon as they have been added. The micro-batch's sum is made
+        by itself and then added: so a total rounds once a micro-batch, however many terms meet in it.
 
         Parameters
         ----------
         factors : float64 tensor (parameters, n)
             Zero or above, n at most the number of rows.
-        total_of : function of a name
-            Gives a float64 tensor, contiguous, in the parameter's shape.
+        totals : dict of names to float64 tensors
+            In the parameters' shapes; those that are not in it are taken for zero.
 
         Raises
         ------
@@ -413,7 +413,8 @@ class RecordGradients:
         if len(self._gathered) != len(self.names):
             raise ProtocolError("the gradients of this micro-batch have been added already")
         for name, row in zip(self.names, factors, strict=True):
-            self._gathered.pop(name).add_to(total_of(name), row)
+            part = self._gathered.pop(name).weighted_sum(row)
+            totals[name] = totals[name].add_(part) if name in totals else part
 
     def weighted_sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
         """What `spend` adds, by the names of parameters."""

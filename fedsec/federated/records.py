@@ -25,12 +25,11 @@ from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedErr
 from fedsec.federated.parameters import ParameterSpace
 from fedsec.federated.plan import Plan
 from fedsec.training import draws, trial
+from fedsec.training.batches import most_records
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _ROWS = 64  # of a micro-batch: one block of the engine's sums
-# So many records a draw: beyond it float64's own rounding of sums over blocks would count.
-_MAX_RECORDS = 2**19
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +87,7 @@ class RecordSums:
         if not self._tried:
             self._tried = self._try(keeper, dataset, loss)
         drawn = draws.shuffled(sampling.poisson(len(dataset), self._probability))
-        whole("the number of records drawn", len(drawn), minimum=0, maximum=_MAX_RECORDS)
+        whole("the number of records drawn", len(drawn), minimum=0, maximum=most_records(self._rows))
         total, num_clipped = np.zeros(self._space.dimension), 0
         for part in draws.micro_batches(drawn, self._rows) if len(drawn) else ():
             gradients = _gradients(keeper, _read(dataset, part.indices), part.num_records, loss)

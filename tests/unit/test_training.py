@@ -973,7 +973,7 @@ def test_a_loader_knows_its_length_and_begins_an_epoch_each_time():
 
 
 def test_as_many_records_a_step_as_float64_adds_up():
-    """Blocks times records stay within 2**32: docs/training.md, item 4."""
+    """Micro-batches times records stay within 2**32: docs/training.md, "Rounding", item 5."""
     assert batches.most_records(64) == batches.most_records(1000) == 2**19
     assert batches.most_records(1) == 2**16
     assert all(batches.most_records(rows) ** 2 / min(rows, 64) <= 2**32 for rows in range(1, 100))
