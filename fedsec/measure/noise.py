@@ -35,7 +35,9 @@ class Sampler(NamedTuple):
 def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -> dict[str, Any]:
     """Variates a second, ratios to peers and to the ceiling in the same run, and goals.
 
-    All take turns; speeds are medians, and ratios are medians of the ratios within a turn. One thread.
+    All take turns, each of which is in another order: every call then finds caches that others have filled.
+    Speeds are medians, and ratios are medians of the ratios within a turn. Goals are for pairs: a sampler and
+    one peer, call by call. One thread.
     Peers: `numpy.random.Generator` (PCG64) and, where they are installed, `torch.randn` (Mersenne Twister)
     and OpenDP's `make_gaussian` on int64 vectors, exact as ours, for a hundredth of a turn's variates.
     """
@@ -49,25 +51,35 @@ def samplers(length: int = 200_000, stddev: float = 1000.0, repeats: int = 15) -
     backends = _backends(length)
     calls = {name: sampler.call for name, sampler in ours.items()} | ceilings | peers | backends
     taken = turns(calls, repeats)
-    if OPENDP in taken:
-        taken[OPENDP] = [OPENDP_PART * seconds for seconds in taken[OPENDP]]
 
-    def ratio(peer: str, name: str) -> float:
-        return statistics.median(p / t for p, t in zip(taken[peer], taken[name], strict=True))
+    def ratio(peer: str, name: str, taken: dict[str, list[float]] = taken) -> float:
+        part = OPENDP_PART if peer == OPENDP else 1
+        return statistics.median(part * p / t for p, t in zip(taken[peer], taken[name], strict=True))
+
+    def in_pairs(name: str) -> dict[str, float]:
+        paired = [peer for peer in ours[name].goals if peer in peers]
+        both = {peer: turns({name: calls[name], peer: peers[peer]}, repeats) for peer in paired}
+        return {peer: ratio(peer, name, both[peer]) for peer in paired}
 
     return {
         "what": f"{length} variates a call, stddev {stddev:g}, Skellam of two Poissons of mean {MEAN:g}",
         "backend": _kernels.best_backend.name,
         "seconds": {name: statistics.median(times) for name, times in taken.items()},
         "variates_a_second": {
-            name: length / statistics.median(taken[name]) for name in (*ours, *backends, *peers)
+            name: _drawn(name, length) / statistics.median(taken[name]) for name in (*ours, *backends, *peers)
         },
         "speed_over": {name: {peer: ratio(peer, name) for peer in peers} for name in ours},
+        "speed_over_in_pairs": {name: in_pairs(name) for name in ours},
         "share_of_ceiling": {
             name: ratio(f"generator for {name}", name) for name in ours if f"generator for {name}" in taken
         },
         "goals": {name: sampler.goals for name, sampler in ours.items() if sampler.goals},
     }
+
+
+def _drawn(name: str, length: int) -> float:
+    """How many variates a call draws."""
+    return length // OPENDP_PART if name == OPENDP else length
 
 
 def _ours(length: int, stddev: float) -> dict[str, Sampler]:
@@ -143,19 +155,19 @@ def describe(result: dict[str, Any]) -> list[str]:
     """The result in lines for people."""
     lines = [f"{result['what']} ({result['backend']})"]
     for name, rate in result["variates_a_second"].items():
-        goals = result["goals"].get(name, {})
+        among, paired = result["speed_over"].get(name, {}), result["speed_over_in_pairs"].get(name, {})
         beside = [
-            f"{ratio:.3g} times {peer}{_verdict(ratio, goals.get(peer))}"
-            for peer, ratio in result["speed_over"].get(name, {}).items()
-            if peer in goals or not goals
+            f"{ratio:.3g} times {peer}{_verdict(ratio, result['goals'][name][peer])}, "
+            f"among all others {among[peer]:.3g}"
+            for peer, ratio in paired.items()
         ]
         if name in result["share_of_ceiling"]:
             beside.append(f"{result['share_of_ceiling'][name]:.2f} of the generator alone")
         lines.append(
-            f"  {name}: {rate / 1e6:.2f} million a second" + (f" ({', '.join(beside)})" if beside else "")
+            f"  {name}: {rate / 1e6:.2f} million a second" + (f" ({'; '.join(beside)})" if beside else "")
         )
     return lines
 
 
-def _verdict(ratio: float, goal: float | None) -> str:
-    return "" if goal is None else f" [goal {goal:g}: {'met' if ratio >= goal else 'MISSED'}]"
+def _verdict(ratio: float, goal: float) -> str:
+    return f" [goal {goal:g}: {'met' if ratio >= goal else 'MISSED'}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -15,12 +16,17 @@ Clock = Callable[[], float]
 def turns(
     candidates: Mapping[Key, Callable[[], object]], repeats: int = 7, clock: Clock = time.perf_counter
 ) -> dict[Key, list[float]]:
-    """Seconds of each call of each candidate; they take turns, after one warm-up each."""
+    """Seconds of each call of each candidate; they take turns, after one warm-up each.
+
+    Each turn is in another order, for a call also pays for what the one before it has left in the caches.
+    """
     seconds: dict[Key, list[float]] = {name: [] for name in candidates}
     for call in candidates.values():
         call()
+    shuffled, order = random.Random(1), list(candidates.items())  # noqa: S311 (an order, no secret)
     for _ in range(repeats):
-        for name, call in candidates.items():
+        shuffled.shuffle(order)
+        for name, call in order:
             started = clock()
             call()
             seconds[name].append(clock() - started)
