@@ -1,5 +1,7 @@
 """Measurements run, and say what they measured; how fast is for `bench/` to print, not for tests to judge."""
 
+from functools import partial
+
 import pytest
 
 from fedsec.measure import accounting, distributed, figures, masks, noise, secagg, timing
@@ -24,11 +26,15 @@ def test_every_measurement_describes_itself(measure, describe):
     assert len(lines) > 2
 
 
-def test_candidates_take_turns_after_a_warm_up():
+def test_candidates_take_turns_after_a_warm_up_in_changing_order():
     calls = []
-    medians = timing.medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
-    assert calls == ["a", "b", "a", "b", "a", "b", "a", "b"]
-    assert set(medians) == {"a", "b"}
+    medians = timing.medians({name: partial(calls.append, name) for name in "abc"}, repeats=20)
+    in_turns = ["".join(calls[at : at + 3]) for at in range(0, len(calls), 3)]
+    assert in_turns[0] == "abc"
+    assert len(in_turns) == 21
+    assert {"".join(sorted(turn)) for turn in in_turns} == {"abc"}
+    assert len(set(in_turns)) > 3
+    assert set(medians) == set("abc")
 
 
 def test_training_steps_are_measured_and_described():
