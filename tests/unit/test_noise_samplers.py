@@ -125,10 +125,11 @@ print((drawn[:64] == other[:64]).sum(), (drawn[64:] == other[64:]).sum())
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
-def test_forks_do_not_repeat():
+def test_forks_do_not_repeat(tmp_path):
     """The second figure is the control: a seeded generator repeats all of its 64 draws in the child."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Elsewhere, so that it is the installed package and not what lies in this folder.
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout.split() == ["0", "64"]
 
 
