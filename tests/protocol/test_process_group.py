@@ -32,14 +32,14 @@ def ranks(tmp_path_factory):
         )
         for rank in range(SIZE)
     ]
-    for process in processes:
-        try:
+    try:
+        for process in processes:
             _, errors = process.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            for one in processes:
-                one.kill()
-            raise
-        assert process.returncode == 0, errors
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
 
 
