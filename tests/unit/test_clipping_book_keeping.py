@@ -187,13 +187,14 @@ def test_gradients_are_added_once():
 
 def test_a_total_rounds_once_a_micro_batch():
     """A thousand positions of one token, each lost beside 2**53 if it were added to the total by itself."""
-    keeper = BookKeeper(torch.nn.Embedding(3, 1))
+    keeper = BookKeeper(torch.nn.Embedding(5000, 1))  # too large for gradients to be formed
     keeper.begin(2)
     tokens = torch.zeros(2, 1000, dtype=torch.long)
     keeper.backward(keeper.model(tokens).sum(dim=(1, 2)) * 2.0**-2)
-    totals = {"weight": torch.full((3, 1), 2.0**53, dtype=torch.float64)}
+    totals = {"weight": torch.full((5000, 1), 2.0**53, dtype=torch.float64)}
     clipped_sum(keeper, keeper.collect(), FlatClipping(1e6), 2, into=totals)
-    assert (totals["weight"] - 2.0**53).flatten().tolist() == [500.0, 0.0, 0.0]
+    moved = (totals["weight"] - 2.0**53).flatten()
+    assert (moved[0], moved[1:].any()) == (500.0, False)
 
 
 def test_too_many_terms_for_float64_are_refused():
