@@ -60,15 +60,13 @@ class Spool:
 
     def add_to(self, total: npt.NDArray[Any]) -> None:
         """Adds the whole vector, and lets go of it; after an error the sum is of no use."""
-        if self._whole is not None:
-            masks.add_packed(total, self._whole, self._bits)
-            return self.close()
-        with _named():
+        with contextlib.closing(self), _named():
+            if self._whole is not None:
+                return masks.add_packed(total, self._whole, self._bits)
             self._file.seek(0)
             for first in range(0, self._length, _PIECE):
                 piece = total[first : first + _PIECE]
                 masks.add_packed(piece, self._read(masks.packed_bytes(len(piece), self._bits)), self._bits)
-        self.close()
 
     def _read(self, length: int) -> bytes:
         packed = self._file.read(length) or b""

@@ -214,6 +214,14 @@ def test_batch_norm_is_refused_by_name_in_training_mode():
     assert sums(model).draw(model.eval(), dataset, cross_entropy, FlatClipping(1.0)).num_records == 4
 
 
+def test_more_records_than_float64_adds_up_are_refused():
+    """2**16 in micro-batches of one: docs/training.md, "Rounding", item 5."""
+    count = 2**16 + 1
+    dataset = TensorDataset(torch.zeros(count, 2), torch.zeros(count, dtype=torch.long))
+    with pytest.raises(InvalidArgumentError, match="65536"):
+        sums(nn.Linear(2, 3), expected=1).draw(nn.Linear(2, 3), dataset, cross_entropy, FlatClipping(1.0))
+
+
 def test_a_record_that_is_not_finite_is_refused():
     model, dataset = convolutional(), records(3)
     dataset.tensors[0][1] = math.nan
