@@ -22,7 +22,7 @@ from fedsec.accounting.events import Event, NeighboringRelation, check_count, ch
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, LedgerError
 
 FORMAT = 1
-_ACCOUNTANTS = ("rdp", "pld")
+_ACCOUNTANTS = ("rdp", "gdp", "pld")
 _LONGEST_PURPOSE = 1000
 
 
@@ -38,11 +38,11 @@ class Terms:
     target_delta: float
     neighboring_relation: NeighboringRelation
     accountant: str
-    """`"rdp"` or `"pld"`."""
+    """`"rdp"`, `"gdp"` or `"pld"`."""
     order: float | None
-    """The Rényi order at which charges are judged; None for `"pld"`."""
+    """The Rényi order at which charges are judged, for `"rdp"`; else None."""
     schedule: Event | None
-    """For `"pld"` all that may ever be charged, for `"rdp"` what the order was chosen for."""
+    """For `"pld"` all that may ever be charged, for `"rdp"` what the order was chosen for; else None."""
 
     def __post_init__(self) -> None:
         check_text("ledger_id", self.ledger_id)
@@ -53,9 +53,16 @@ class Terms:
             object.__setattr__(self, "order", _checks.real("order", self.order))
         check_relation(self.neighboring_relation)
         if self.accountant not in _ACCOUNTANTS:
-            raise InvalidArgumentError(f"accountant must be 'rdp' or 'pld', got {self.accountant!r}")
+            raise InvalidArgumentError(
+                f"accountant must be one of {', '.join(_ACCOUNTANTS)}, got {self.accountant!r}"
+            )
         if self.schedule is not None:
             check_event("schedule", self.schedule)
+        if self.accountant == "gdp" and (self.schedule is not None or self.order is not None):
+            raise InvalidArgumentError(
+                "accountant 'gdp' has neither a schedule nor an order, "
+                f"got schedule={self.schedule!r}, order={self.order!r}"
+            )
         if self.accountant == "pld" and (self.schedule is None or self.order is not None):
             raise InvalidArgumentError(
                 "accountant 'pld' needs the whole schedule, for its bounds hold for schedules fixed "

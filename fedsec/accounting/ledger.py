@@ -8,8 +8,8 @@ It stands at the end of the flow: `chain` says what an entry is, `ledger_file` s
 whether it fits. The file is the truth: every decision reads in its own transaction what others have added,
 and what this object remembers is only ever what it has read.
 
-Two judges. By default charges may depend on whatever was released before, and a filter of fixed order decides
-(`adaptive.RDPFilter`). With `accountant="pld"` the whole schedule is fixed when the ledger is created, its
+Three judges. By default charges may depend on whatever was released before, and a filter of fixed order
+decides (`adaptive.RDPFilter`), or with `accountant="gdp"` a filter of Gaussian-DP (`adaptive.GDPFilter`). With `accountant="pld"` the whole schedule is fixed when the ledger is created, its
 certified epsilon must meet the target, and a charge must be part of what is left of it. Their order does not
 matter, even if chosen as one goes: let V(S) be the most that can be lost with a set S of runs left. Whichever
 run comes first, by induction the rest loses at most the product of its dominating pairs, so V(S) is the
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -34,8 +33,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedsec import _checks
+from fedsec._kernels import fresh_bytes
 from fedsec.accounting.accountant import RDPAccountant, tally
-from fedsec.accounting.adaptive import RDPFilter
+from fedsec.accounting.adaptive import GDPFilter, RDPFilter
 from fedsec.accounting.chain import FORMAT, Entry, Terms, check_head, follow, link, now
 from fedsec.accounting.codec import check_keys, parse
 from fedsec.accounting.events import (
@@ -57,7 +57,8 @@ from fedsec.errors import (
     LedgerError,
 )
 
-_ASKED = ("target_epsilon", "target_delta", "neighboring_relation", "accountant", "schedule")
+_TARGETS = ("target_epsilon", "target_delta", "neighboring_relation")
+_ASKED = (*_TARGETS, "accountant", "schedule")
 
 
 class Ledger:
@@ -75,6 +76,7 @@ class Ledger:
         Which data sets must not be told apart; add or remove one by default.
     accountant : str
         `"rdp"`: charges may depend on what was released before; a filter of one Rényi order judges them.
+        `"gdp"`: they may, too; exact for Gaussian noise and good for integer noise, and refuses all else.
         `"pld"`: only for a schedule that is fixed now; its epsilon is certified and tighter.
     schedule : Event, optional
         For `"pld"` all that may ever be charged. For `"rdp"` what is expected, which the order is chosen
@@ -107,7 +109,7 @@ class Ledger:
         schedule: Event | None = None,
     ) -> None:
         asked = Terms(
-            ledger_id=secrets.token_hex(16),
+            ledger_id=fresh_bytes(16).hex(),
             created=now(),
             target_epsilon=target_epsilon,
             target_delta=target_delta,
@@ -325,12 +327,10 @@ class _Filter:
     """Judges charges that may depend on what was released before."""
 
     def __init__(self, terms: Terms) -> None:
-        self._filter = RDPFilter(
-            target_epsilon=terms.target_epsilon,
-            target_delta=terms.target_delta,
-            neighboring_relation=terms.neighboring_relation,
-            order=_checks.real("order", terms.order),
-        )
+        targets: dict[str, Any] = {name: getattr(terms, name) for name in _TARGETS}
+        if terms.accountant == "rdp":
+            targets["order"] = _checks.real("order", terms.order)
+        self._filter = (RDPFilter if terms.accountant == "rdp" else GDPFilter)(**targets)
         self._closed = False
 
     def __str__(self) -> str:
@@ -371,14 +371,15 @@ class _Schedule:
 
 
 def _judge(terms: Terms) -> _Filter | _Schedule:
-    return _Filter(terms) if terms.accountant == "rdp" else _Schedule(cast(Event, terms.schedule))
+    return _Schedule(cast(Event, terms.schedule)) if terms.accountant == "pld" else _Filter(terms)
 
 
 def _settled(asked: Terms) -> Terms:
     """Fix the order at which charges will be judged, and make sure that a schedule meets the target."""
-    if asked.accountant == "rdp":
-        targets = {name: getattr(asked, name) for name in _ASKED[:3]}
-        settled = replace(asked, order=RDPFilter(**targets, planned=asked.schedule).order)
+    if asked.accountant != "pld":
+        targets = {name: getattr(asked, name) for name in _TARGETS}
+        order = RDPFilter(**targets, planned=asked.schedule).order if asked.accountant == "rdp" else None
+        settled = replace(asked, order=order)
         _judge(settled)
         return settled
     epsilon = _cost(asked, cast(Event, asked.schedule))

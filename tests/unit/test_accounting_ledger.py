@@ -18,7 +18,9 @@ import pytest
 
 from fedsec.accounting import (
     Composed,
+    DiscreteGaussian,
     Gaussian,
+    GDPFilter,
     Ledger,
     NeighboringRelation,
     NonPrivate,
@@ -27,6 +29,8 @@ from fedsec.accounting import (
     RDPAccountant,
     RDPFilter,
     Repeated,
+    Skellam,
+    calibrate_noise_multiplier,
 )
 from fedsec.accounting.ledger import verify_export
 from fedsec.accounting.ledger_file import Transaction
@@ -105,6 +109,37 @@ class TestCharges:
                 reference.spend(event)
                 ledger.charge(event)
         assert 3 < len(ledger.entries()) < 10
+
+    @pytest.mark.parametrize("count", [1, 7, 40])
+    def test_for_gaussian_dp_it_pays_for_all_that_was_calibrated(self, path, count):
+        """What meets the target as a schedule meets it as one goes, for all of it is Gaussian noise."""
+        z = calibrate_noise_multiplier(Gaussian, count=count, **TARGET)
+        ledger = Ledger(path, **TARGET, accountant="gdp")
+        assert ledger.terms.order is None
+        assert ledger.remaining(Gaussian(z)) == count
+        for _ in range(count):
+            Ledger.open(path).charge(Gaussian(z))
+        with pytest.raises(BudgetExceededError, match="GDPFilter"):
+            ledger.charge(Gaussian(10.0 * z))
+        assert ledger.epsilon() <= 3.0
+        assert Ledger(path.with_suffix(".rdp"), **TARGET).remaining(Gaussian(z)) < count or count == 1
+
+    def test_for_gaussian_dp_it_takes_what_its_filter_takes(self, path):
+        ledger, reference = Ledger(path, **TARGET, accountant="gdp"), GDPFilter(**TARGET)
+        noises = (Gaussian(3.0), DiscreteGaussian(9.0, 1.0), Skellam(40.0, 1.0), Gaussian(2.5), Gaussian(2.0))
+        for event in (*noises, *noises):
+            assert ledger.would_exceed(event) == reference.would_exceed(event)
+            if not ledger.would_exceed(event):
+                reference.spend(event)
+                ledger.charge(event)
+        assert 3 < len(ledger.entries()) < 10
+        with pytest.raises(UnsupportedError, match="GDPFilter takes"):
+            ledger.charge(PoissonSampled(Gaussian(20.0), 0.5))
+
+    def test_for_gaussian_dp_there_is_no_schedule(self, path):
+        with pytest.raises(InvalidArgumentError, match="'gdp' has neither a schedule"):
+            Ledger(path, **TARGET, accountant="gdp", schedule=PLAN)
+        assert not path.exists()
 
     def test_remaining_is_the_largest_that_fits(self, five):
         most = five.remaining(ROUND)
@@ -298,7 +333,7 @@ class TestTerms:
             ("target_delta", 1.0, InvalidArgumentError),
             ("target_delta", 0.0, InvalidArgumentError),
             ("neighboring_relation", "add", InvalidTypeError),
-            ("accountant", "gdp", InvalidArgumentError),
+            ("accountant", "zcdp", InvalidArgumentError),
             ("schedule", "all", InvalidTypeError),
         ],
     )
