@@ -112,6 +112,11 @@ def fresh_bytes(length: int) -> bytes:
     return drawn
 
 
+def fresh_seed() -> int:
+    """63 bits from the operating system, for a generator that is seeded by a whole number."""
+    return int.from_bytes(fresh_bytes(_TELLING_BYTES), "little") >> (8 * _TELLING_BYTES - 63)
+
+
 def fresh_key() -> bytearray:
     """32 bytes from the operating system, for one call; the caller wipes it."""
     return bytearray(fresh_bytes(SEED_BYTES))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fedsec._kernels import fresh_seed
 from fedsec.clipping import marks
 from fedsec.clipping.gradients import Dense, Gathered, Outer, Piece, RecordGradients
 from fedsec.clipping.marks import holds_records, tensors_in
@@ -109,7 +109,7 @@ class Capture(TorchFunctionMode):
         self._sources = {id(p): Source(p) for p in parameters.values()}
         self._parameters = dict(parameters)
         self._anchor = torch.zeros((), requires_grad=True)
-        self._seed = secrets.randbits(63) if seed is None else seed
+        self._seed = fresh_seed() if seed is None else seed
         self._generators: dict[torch.device, torch.Generator] = {}
         self._told: set[str] = set()
         self._batch = next(_BATCHES)

@@ -8,7 +8,6 @@ contribution and the sum; otherwise they wait for the end of the round (`Waiting
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec import masks, secagg
+from fedsec._kernels import fresh_bytes, fresh_seed
 from fedsec.errors import AggregationAborted
 from fedsec.federated.mechanism import Integers, Mechanism
 from fedsec.federated.plan import Plan
@@ -159,7 +159,7 @@ class SessionKeyMasked:
         lost: Mapping[int, str],
     ) -> None:
         self._mechanism, self._bits = mechanism, mechanism.modulus_bits
-        self._key = os.urandom(32)
+        self._key = fresh_bytes(32)
         self._parameters = parameters
         self._dealt = tuple(c for c in cohort if lost.get(c) not in ("advertise", "reveal", "share"))
         self._peers = self._graph()
@@ -200,7 +200,7 @@ class SessionKeyMasked:
     def _graph(self) -> dict[int, tuple[int, ...]]:
         """Each client's neighbours: the others, or the nearest on a random ring."""
         count = self._parameters.num_neighbors
-        ring = np.random.default_rng(int.from_bytes(os.urandom(16), "little")).permutation(self._dealt)
+        ring = np.random.default_rng(fresh_seed()).permutation(self._dealt)
         if count >= len(ring) - 1:
             return {c: tuple(p for p in self._dealt if p != c) for c in self._dealt}
         offsets = [step for step in range(-(count // 2), count // 2 + 1) if step]

@@ -12,7 +12,6 @@ References
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ import torch
 
 from fedsec import sampling
 from fedsec._checks import whole
+from fedsec._kernels import fresh_bytes
 from fedsec.accounting import Event, Ledger
 from fedsec.clipping import ClippingRule
 from fedsec.errors import (
@@ -308,7 +308,7 @@ class Federation:
         self._rounds_started += 1
         known = None if lost is None else dict(lost(self._rounds_started, cohort))
         # Public, and drawn when who takes part is known: no contribution can be made to suit it.
-        mechanism = self.plan.mechanism.of_round(os.urandom(32))
+        mechanism = self.plan.mechanism.of_round(fresh_bytes(32))
         handed_out = Configuration(
             self._rounds_started, cohort, self.model, self._space, self.plan, mechanism
         )

@@ -9,7 +9,6 @@ records; that the model does not, either, is tried once.
 from __future__ import annotations
 
 import copy
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 
 from fedsec import sampling
 from fedsec._checks import whole
+from fedsec._kernels import fresh_seed
 from fedsec.clipping import BookKeeper, ClippingRule, RecordGradients, clipped_sum
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.federated.parameters import ParameterSpace
@@ -107,7 +107,7 @@ class RecordSums:
             return False
         count = self._rows + trial.SPARE
         chosen = np.resize(draws.shuffled(np.arange(len(dataset)))[:count], count)
-        seed, first = secrets.randbits(63), None
+        seed, first = fresh_seed(), None
         for batch in trial.variants(_read(dataset, chosen), self._rows):
             gradients = _gradients(keeper, batch, self._rows, loss, seed)
             norms = trial.Norms(gradients.names, gradients.squared_norms.sqrt())

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import glob
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedsec._kernels import fresh_bytes
 from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
 
 Name = str | os.PathLike[str]
@@ -84,7 +84,7 @@ def replace(path: Path, data: bytes, mode: int) -> None:
 @contextlib.contextmanager
 def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     """A file beside `path` that is on the disk, for the block to give its name; then the name is, too."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    new = path.with_name(f".{path.name}.{fresh_bytes(16).hex()}")
     descriptor = os.open(new, _MAKE, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

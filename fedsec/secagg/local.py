@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from fedsec._kernels import fresh_bytes
 from fedsec.errors import CommitteeLostError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.secagg._machine import PHASES, Phase, phases
 from fedsec.secagg.client import Client
@@ -130,7 +130,7 @@ class LocalSession:
         made = {client: Identity.new() for client in client_ids} if profile == "authenticated" else {}
         for self._attempt in range(1, MAX_ATTEMPTS + 1):
             config = Config(
-                session_id=os.urandom(32),
+                session_id=fresh_bytes(32),
                 round_id=0,
                 participants={i: one.public_key for i, one in made.items()} or tuple(client_ids),
                 vector_length=vector_length,

@@ -9,7 +9,6 @@ depends on data nothing goes on.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ import torch
 
 from fedsec import noise
 from fedsec._checks import mapping, real, same_as_saved, whole
+from fedsec._kernels import fresh_seed
 from fedsec.accounting import Event, Ledger
 from fedsec.clipping import AdaptiveClipping, BookKeeper, RecordGradients, clipped_sum
 from fedsec.errors import (
@@ -491,7 +491,7 @@ class _Trial:
     """The micro-batches on trial."""
 
     def __init__(self) -> None:
-        self.seed = secrets.randbits(63)
+        self.seed = fresh_seed()
         self._first: trial.Norms | None = None
 
     def take(self, gradients: RecordGradients) -> None:

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "distributed": {"_kernels", "_sqlite", "masks", "noise", "accounting"},
     "clipping": {"_kernels"},
     "federated": {
+        "_kernels",
         "clipping",
         "distributed",
         "training",
@@ -49,8 +50,8 @@ MAY_IMPORT = {
         "secagg",
         "masks",
     },
-    "training": {"clipping", "sampling", "noise", "accounting"},
-    "integrations": {"accounting", "clipping", "federated", "masks", "secagg"},
+    "training": {"_kernels", "clipping", "sampling", "noise", "accounting"},
+    "integrations": {"_kernels", "accounting", "clipping", "federated", "masks", "secagg"},
     "report": {"accounting"},
     "measure": {
         "_kernels",

@@ -7,14 +7,17 @@ well nobody can see.
 import contextlib
 import errno
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from protocol.secagg_loop import COMPLETE_PHASES, Loop, config_of, identity_of, policy_of
 
+import fedsec
 from fedsec import noise, sampling
 from fedsec.errors import EntropyError, FedsecError
 from fedsec.secagg import Identity, Participant, SessionStore, recommend
+from fedsec.secagg.local import LocalSession
 
 SYSTEM = os.urandom
 
@@ -54,6 +57,42 @@ class Source:
         return self.last[length]
 
 
+def federated_round(secure_aggregation):
+    """One round, summed in the plain or rehearsed with keys of one process."""
+    import torch
+
+    federation = fedsec.Federation(
+        torch.nn.Linear(2, 1),
+        num_clients=4,
+        cohort_size=3,
+        num_rounds=1,
+        l2_clip_norm=1.0,
+        noise_multiplier=1.0,
+        target_delta=1e-5,
+        secure_aggregation=secure_aggregation,
+    )
+    for rnd in federation.rounds():
+        for client in rnd.cohort:
+            rnd.submit(client, rnd.model())
+        rnd.finish()
+
+
+def private_step():
+    """The first step of a training, trial and all, with a model that draws itself."""
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(2, 1))
+    optimizer, data = (
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        torch.utils.data.TensorDataset(torch.ones(4, 2)),
+    )
+    terms = {"batch_size": 4, "noise_multiplier": 1.0, "target_delta": 1e-5, "steps": 1}
+    privacy = fedsec.attach(model, optimizer, data, **terms)
+    for (x,) in privacy.loader():
+        privacy.backward(model(x).squeeze(1))
+        optimizer.step()
+
+
 OPERATIONS = {
     "discrete Gaussian": lambda _: noise.discrete_gaussian(100, stddev=3.0),
     "Skellam": lambda _: noise.skellam(100, variance=9.0),
@@ -61,27 +100,37 @@ OPERATIONS = {
     "release": lambda _: noise.release(np.zeros(10), l2_sensitivity=1.0, noise_multiplier=1.0),
     "Poisson sample": lambda _: sampling.poisson(100, 0.1),
     "fixed-size sample": lambda _: sampling.fixed_size(100, 10),
+    "ledger": lambda folder: fedsec.Ledger(folder / "budget", target_epsilon=1.0, target_delta=1e-5),
     "identity": lambda _: Identity.new(),
+    "key file": lambda folder: identity_of(10).save(folder / f"{len(os.listdir(folder))}.pem"),
     "start": lambda _: Loop(4, seeded=False).clients[10].start(),
+    "session in one process": lambda _: LocalSession(range(3), 2, profile="semi_honest"),
 }
+if find_spec("torch"):
+    OPERATIONS |= {
+        "federated round": lambda _: federated_round(secure_aggregation=False),
+        "rehearsed round": lambda _: federated_round(secure_aggregation="insecure_session_key"),
+        "private step": lambda _: private_step(),
+    }
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "repeated"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_draw_of_an_operation(monkeypatch, name, kind):
+def test_every_draw_of_an_operation(monkeypatch, tmp_path, name, kind):
     operation = OPERATIONS[name]
+    operation(tmp_path)  # modules that are loaded on the way may draw, too
     counted = Source(monkeypatch, kind, None)
-    operation(None)
+    operation(tmp_path)
     assert counted.calls >= 1
     for at in range(1, counted.calls + 1):
         Source(monkeypatch, kind, at)
         if kind == "repeated":
             with contextlib.suppress(EntropyError):  # the first draw of a source that is stuck is good
-                operation(None)
+                operation(tmp_path)
         with pytest.raises(EntropyError, match="the operating system gives"):
-            operation(None)
+            operation(tmp_path)
         Source(monkeypatch, kind, None)
-        operation(None)  # and it goes on once there is randomness again
+        operation(tmp_path)  # and it goes on once there is randomness again
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "repeated"])

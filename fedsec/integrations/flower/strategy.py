@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -34,6 +33,7 @@ from flwr.serverapp.strategy import (
 )
 
 from fedsec._checks import positive, whole
+from fedsec._kernels import fresh_bytes
 from fedsec.accounting import Ledger
 from fedsec.clipping import ClippingRule
 from fedsec.errors import (
@@ -289,7 +289,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
     def _known(self, grid: Grid, originals: list[Message], run: _Run) -> dict[int, Message]:
         """By client id, the messages of all that say who they are, and are in the directory."""
         new = [one for one in originals if one.metadata.dst_node_id not in run.client_of]
-        challenge = secrets.token_bytes(32)
+        challenge = fresh_bytes(32)
         asking = [records.request(one, Asked(records.HELLO, payload=challenge)) for one in new]
         for reply in grid.send_and_receive(asking, timeout=self._phase_timeout):
             node, client = reply.metadata.src_node_id, records.answered(reply, "client-id", int)
@@ -335,7 +335,7 @@ class SecureAggregation(Strategy):  # type: ignore[misc, unused-ignore]
             return None
         vector_length, modulus_bits = task.ring
         config = Config(
-            session_id=secrets.token_bytes(32),
+            session_id=fresh_bytes(32),
             round_id=time.time_ns(),
             participants={client: self._directory[client] for client in clients},
             vector_length=vector_length,
