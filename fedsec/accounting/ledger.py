@@ -9,12 +9,12 @@ whether it fits. The file is the truth: every decision reads in its own transact
 and what this object remembers is only ever what it has read.
 
 Three judges. By default charges may depend on whatever was released before, and a filter of fixed order
-decides (`adaptive.RDPFilter`), or with `accountant="gdp"` a filter of Gaussian-DP (`adaptive.GDPFilter`). With
-`accountant="pld"` the whole schedule is fixed when the ledger is created, its certified epsilon must meet the
-target, and a charge must be part of what is left of it. Their order does not matter, even if chosen as one goes: let V(S) be the most that can be lost with a set S of runs left. Whichever
-run comes first, by induction the rest loses at most the product of its dominating pairs, so V(S) is the
-product of all of them (adaptive composition of dominating pairs [ZDW22]). And whoever stops early has seen
-less.
+decides (`adaptive.RDPFilter`), or with `accountant="gdp"` a filter of Gaussian-DP (`adaptive.GDPFilter`).
+With `accountant="pld"` the whole schedule is fixed when the ledger is created, its certified epsilon must
+meet the target, and a charge must be part of what is left of it. Their order does not matter, even if chosen
+as one goes: let V(S) be the most that can be lost with a set S of runs left. Whichever run comes first, by
+induction the rest loses at most the product of its dominating pairs, so V(S) is the product of all of them
+(adaptive composition of dominating pairs [ZDW22]). And whoever stops early has seen less.
 
 References
 ----------
