@@ -13,7 +13,7 @@ References
         Aggregation. ICML 2021 (arXiv 2102.06387).
 """
 
-from fedsec.distributed.budget import ClientBudget
+from fedsec.distributed.budget import ClientBudget, FixedCost
 from fedsec.distributed.encoding import ClientEncoding, RecordEncoding
 from fedsec.distributed.plan import Cohort, Plan, plan_clients, plan_records
 from fedsec.distributed.shares import DiscreteGaussianShares, SkellamShares
@@ -24,6 +24,7 @@ __all__ = [
     "ClientEncoding",
     "Cohort",
     "DiscreteGaussianShares",
+    "FixedCost",
     "Plan",
     "RecordEncoding",
     "SkellamShares",

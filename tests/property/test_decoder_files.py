@@ -74,7 +74,7 @@ def recorded(folder):
     with budget._file.writing() as rows:
         rows.execute(
             "INSERT INTO reservations VALUES (?, ?)",
-            ("ab" * 32, canonical({"type": "Gaussian", "noise_multiplier": 2.0})),
+            ("ab" * 32, canonical([{"type": "Gaussian", "noise_multiplier": 2.0}])),
         )
     return ledger, store, budget
 
@@ -194,7 +194,7 @@ def test_a_store_with_other_values(folder, recorded, data):
 def test_reservations_with_other_values(folder, recorded, data):
     path, before = folder / "recorded.ledger.reserved", bytes_of(folder / "recorded.ledger.reserved")
     try:
-        change_a_cell(data, path, [("reservations", ("session", "event"))])
+        change_a_cell(data, path, [("reservations", ("session", "events")), ("seen", ("entries", "head"))])
         assert_budget(path, recorded)
     finally:
         fresh(folder, path.name, before)

@@ -5,6 +5,7 @@ ledger and reservations say afterwards is compared with what was really revealed
 """
 
 import os
+import shutil
 import threading
 from contextlib import suppress
 
@@ -421,6 +422,89 @@ def test_processes_never_reserve_more_than_there_is(budget):
     assert sorted(codes) == [0, 0, 1, 1]
 
 
+# ---- files that are gone, or were put back
+
+
+def test_a_ledger_put_back_is_noticed(budget, ledger, tmp_path):
+    """Forgetting what was charged would pay for it twice."""
+    shutil.copy(ledger.path, tmp_path / "before")
+    session(budget, 1).finish()
+    shutil.copy(tmp_path / "before", ledger.path)
+    again = fedsec.Ledger.open(ledger.path)
+    with pytest.raises(LedgerError, match="1 entries and are 0"):
+        distributed.ClientBudget(PLAN, again)
+    loop = session(budget, 2).until("upload")  # one that was there already sees it, too
+    loop.clients[VICTIM].submit(loop.vectors[VICTIM])
+    with pytest.raises(LedgerError):
+        loop.clients[VICTIM].receive(loop.inbox[VICTIM])
+    assert loop.clients[VICTIM].phase is Phase.ABORTED
+
+
+@pytest.mark.parametrize("charges", [0, 1])
+def test_another_ledger_in_its_place_is_noticed(budget, ledger, charges):
+    for number in range(1, charges + 1):
+        session(budget, number).finish()
+    terms = ledger.terms
+    ledger.path.unlink()
+    fresh = fedsec.Ledger(
+        ledger.path,
+        target_epsilon=terms.target_epsilon,
+        target_delta=terms.target_delta,
+        neighboring_relation=terms.neighboring_relation,
+        schedule=terms.schedule,
+    )
+    with pytest.raises(LedgerError, match="not the ledger that was charged before"):
+        distributed.ClientBudget(PLAN, fresh)
+
+
+def test_charges_of_others_are_no_sign_of_that(budget, ledger):
+    session(budget, 1).finish()
+    ledger.charge(fedsec.Gaussian(100.0), purpose="elsewhere")
+    again = distributed.ClientBudget(PLAN, fedsec.Ledger.open(ledger.path))
+    again.require(config_of(PARAMETERS, PLAN.encoding.length, modulus_bits=PLAN.modulus_bits))
+
+
+# ---- a plan that comes with the upload
+
+
+def test_without_a_plan_nothing_is_reserved_and_sessions_are_settled(budget, ledger):
+    loop = session(budget).until("unmask")
+    later = distributed.ClientBudget(None, fedsec.Ledger.open(ledger.path))
+    with pytest.raises(ProtocolError, match="adopt"):
+        later.reserve(config_of(PARAMETERS, PLAN.encoding.length, modulus_bits=PLAN.modulus_bits))
+    loop.clients[VICTIM] = restored(loop, later)
+    loop.play("unmask")
+    assert charged(ledger) == [PLAN.event(5)]
+    assert not later.reserved()
+
+
+def test_a_cost_that_no_survivor_changes(ledger):
+    cost = distributed.FixedCost(fedsec.Gaussian(2.0), NeighboringRelation.REPLACE_SPECIAL)
+    budget = distributed.ClientBudget(cost, ledger)
+    session(budget, 1, silent={20: "upload"}).finish()
+    assert charged(ledger) == [fedsec.Gaussian(2.0)]
+    other = distributed.FixedCost(fedsec.Gaussian(2.0), NeighboringRelation.ADD_OR_REMOVE_ONE)
+    with pytest.raises(InvalidArgumentError, match="ADD_OR_REMOVE_ONE"):
+        budget.adopt(other)
+
+
+def test_what_would_be_refused_is_known_before_work_is_done(budget, ledger):
+    one = config_of(PARAMETERS, PLAN.encoding.length, modulus_bits=PLAN.modulus_bits)
+    budget.require(one)
+    assert not budget.reserved()
+    ledger.charge(PLAN.event(), 2)
+    with pytest.raises(BudgetExceededError):
+        budget.require(one)
+
+
+def test_fewer_survivors_than_the_session_allows_are_not_settled(budget, ledger):
+    one = config_of(PARAMETERS, PLAN.encoding.length, modulus_bits=PLAN.modulus_bits)
+    budget.reserve(one)
+    with pytest.raises(InvalidArgumentError, match="at least 4, got 3"):
+        budget.settle(one, one.ids[:3])
+    assert charged(ledger) == []
+
+
 # ---- what is refused when it is made
 
 
@@ -438,16 +522,17 @@ def test_another_ledger_is_refused(tmp_path, ledger):
     )
     with pytest.raises(InvalidArgumentError, match="rdp"):
         distributed.ClientBudget(PLAN, fixed)
-    for arguments in ((None, ledger), (PLAN, None)):
+    for arguments in (("plan", ledger), (PLAN, None)):
         with pytest.raises(InvalidTypeError):
             distributed.ClientBudget(*arguments)
 
 
-def test_damaged_reservations_refuse_everything(budget, ledger):
+@pytest.mark.parametrize("damaged", ["{}", "[]", "[{}]", "[7]", "7", "", b"[]"])
+def test_damaged_reservations_refuse_everything(budget, ledger, damaged):
     config = config_of(PARAMETERS, PLAN.encoding.length, modulus_bits=PLAN.modulus_bits)
     budget.reserve(config)
     with budget._file.writing() as rows:
-        rows.execute("UPDATE reservations SET event = '{}'")
+        rows.execute("UPDATE reservations SET events = ?", (damaged,))
     other = config_of(PARAMETERS, PLAN.encoding.length, modulus_bits=PLAN.modulus_bits, session=b"n")
     with pytest.raises(LedgerError, match="damaged"):
         budget.reserve(other)
