@@ -30,6 +30,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, cast
 
 from fedsec import _checks
@@ -312,6 +313,37 @@ def verify_export(export: Mapping[str, Any], head: str | None = None, length: in
     check_head(terms, entries, str(export["head"]), len(entries))
     check_head(terms, entries, head, length)
     return len(entries)
+
+
+def charged_since(ledger: Ledger | None, head: object) -> tuple[Entry, ...]:
+    """The charges that are not in a state, which was saved with this head of its ledger, or None without one.
+
+    Raises
+    ------
+    InvalidArgumentError
+        There is a ledger and was none, or the other way round: it does not hold all that was released.
+    LedgerError
+        It is another ledger, or an older copy of the one that was charged.
+    """
+    if ledger is None and head is None:
+        return ()
+    if ledger is None:
+        raise InvalidArgumentError(
+            "ledger must be the one that was charged before the state was saved, got None"
+        )
+    if head is None:
+        raise InvalidArgumentError(
+            f"ledger must be None, as when the state was saved, got {ledger!r}: what was released before is "
+            "not in it"
+        )
+    entries = ledger.entries()
+    heads = [ledger.terms.hash, *(entry.hash for entry in entries)]
+    if not isinstance(head, str) or head not in heads:
+        raise LedgerError(
+            f"{ledger.path}: another ledger than the one that was charged before the state was saved, or an "
+            f"older copy of it: that one's head was {short(head)}"
+        )
+    return entries[heads.index(head) :]
 
 
 def require_ledger(ledger: object, relation: NeighboringRelation) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from fedsec._checks import mapping, whole
 from fedsec.accounting import Event, Ledger
-from fedsec.accounting.ledger import require_ledger
+from fedsec.accounting.ledger import charged_since, require_ledger
 from fedsec.errors import BudgetExceededError, InvalidArgumentError, InvalidTypeError, UnsupportedError
 from fedsec.federated.plan import Guarantee, Plan
 
 # The key under which central noise is charged: every client has spent the same.
 _EVERYBODY = -1
+_PURPOSE = "federated round"
 
 
 class Budget:
@@ -54,7 +55,7 @@ class Budget:
     def charge(self, clients: Iterable[int], round_id: int, event: Event | None) -> None:
         """Records a round, in the ledger first; if this raises, release nothing."""
         if self._ledger is not None and event is not None:
-            self._ledger.charge(event, purpose=f"federated round {round_id}")
+            self._ledger.charge(event, purpose=f"{_PURPOSE} {round_id}")
         for key in clients if self.local else (_EVERYBODY,):
             self._charges[key] = self._charges.get(key, 0) + 1
 
@@ -74,11 +75,12 @@ class Budget:
 
     def state_dict(self) -> dict[str, Any]:
         """What was charged, as plain values."""
-        return {"charges": dict(self._charges), "stopped_early": self.stopped_early}
+        head = None if self._ledger is None else self._ledger.head
+        return {"charges": dict(self._charges), "stopped_early": self.stopped_early, "ledger": head}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes saved charges over; refuses such as would forget some."""
-        if mapping("budget of state", state).keys() != {"charges", "stopped_early"}:
+        """Takes saved charges over, and the ledger's since then; refuses such as would forget some."""
+        if mapping("budget of state", state).keys() != {"charges", "stopped_early", "ledger"}:
             raise InvalidTypeError(f"budget of state must be what state_dict returned, got {state!r}")
         charges = {}
         for key, count in mapping("charges of state", state["charges"]).items():
@@ -91,6 +93,9 @@ class Budget:
                 )
         if not isinstance(state["stopped_early"], bool):
             raise InvalidTypeError("stopped_early of state must be True or False")
+        for entry in charged_since(self._ledger, state["ledger"]):
+            if entry.purpose.startswith(_PURPOSE):
+                charges[_EVERYBODY] = charges.get(_EVERYBODY, 0) + entry.count
         self._charges, self.stopped_early = charges, state["stopped_early"] or self.stopped_early
 
 

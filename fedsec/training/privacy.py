@@ -20,6 +20,7 @@ from fedsec import noise
 from fedsec._checks import mapping, real, same_as_saved, whole
 from fedsec._kernels import fresh_seed
 from fedsec.accounting import Event, Ledger
+from fedsec.accounting.ledger import charged_since
 from fedsec.clipping import AdaptiveClipping, BookKeeper, RecordGradients, clipped_sum
 from fedsec.errors import (
     FedsecError,
@@ -36,6 +37,7 @@ from fedsec.training.plan import TrainingPlan, TrainingSpent
 from fedsec.training.processes import Processes, exclude, include
 
 _FORMAT = 1
+_KEYS = {"format", "plan", "steps", "l2_clip_norm", "ledger"}
 _ROWS = 64  # of a micro-batch, unless it is said otherwise
 
 
@@ -425,17 +427,25 @@ class Privacy:
             "plan": self._plan.identity(),
             "steps": self._steps,
             "l2_clip_norm": self._rule.l2_clip_norm,
+            "ledger": None if self._ledger is None else self._ledger.head,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called: steps taken then count as taken now.
 
+        So do all that the ledger has been charged since for such an event, by a process that ended before it
+        saved them: their noisy gradients may have been seen. Of several processes that train one model all
+        load the state of process 0, at once.
+
         Raises
         ------
         InvalidArgumentError, InvalidTypeError
             Not such a state, or of a training with other sampling, clipping, noise or length; each is named.
+            Or there is a ledger and was none, or the other way round.
+        LedgerError
+            The ledger is another one, or an older copy of the one that was charged.
         """
-        if mapping("state", state).keys() != {"format", "plan", "steps", "l2_clip_norm"}:
+        if mapping("state", state).keys() != _KEYS:
             raise InvalidTypeError("state must be what state_dict returned")
         if type(state["format"]) is not int or state["format"] != _FORMAT:
             raise InvalidArgumentError(f"format of state must be {_FORMAT}, got {state['format']!r}")
@@ -449,8 +459,17 @@ class Privacy:
         rule = replace(self._plan.rule, l2_clip_norm=norm)  # type: ignore[type-var]
         if not isinstance(rule, AdaptiveClipping) and rule != self._plan.rule:
             raise InvalidArgumentError(f"l2_clip_norm of state must be {self._plan.rule.l2_clip_norm!r}")
+        steps += self._steps_since(state["ledger"])
         self._forget()
         self._steps, self._rule = steps, rule
+
+    def _steps_since(self, head: object) -> int:
+        """How many steps process 0 has charged since the ledger had this head."""
+        steps = 0
+        if self._processes.rank == 0:
+            entries = charged_since(self._ledger, head)
+            steps = sum(entry.count for entry in entries if entry.event == self._plan.event)
+        return self._plan.steps_a_charge * (steps if head is None else self._processes.as_in_first(steps))
 
     def _forget(self) -> None:
         self._keeper.drop()

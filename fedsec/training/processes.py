@@ -68,6 +68,13 @@ class Processes:
                 if isinstance(tensor, torch.Tensor):
                     distributed.broadcast(tensor.detach(), src=0)
 
+    def as_in_first(self, number: int) -> int:
+        """The number of process 0."""
+        shared = torch.tensor([number])
+        if self.count > 1:
+            distributed.broadcast(shared, src=0)
+        return int(shared)
+
     def once(
         self,
         own: list[torch.Tensor],

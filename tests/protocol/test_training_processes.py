@@ -112,6 +112,13 @@ def test_processes_that_are_not_at_the_same_step_are_refused(both):
     assert "process 0 has ended" in both[1]["out of step"]
 
 
+def test_steps_that_a_crash_took_count_in_all_processes(both):
+    """Process 0 alone has the ledger, and says so."""
+    first, second = (process["resumed"] for process in both)
+    assert first == second
+    assert (first["at"], first["steps"]) == (2 * worker.STEPS_AN_EPOCH, 3 * worker.STEPS_AN_EPOCH)
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

@@ -157,6 +157,21 @@ def out_of_step(rank):
     return refused(lambda: run_epoch(*parts))
 
 
+def resumed(rank, folder):
+    """All go on from a state of process 0, which has charged a second epoch since, as if a crash had come."""
+    ledger = fedsec.Ledger(folder / "resumed", target_epsilon=50.0, target_delta=1e-5) if rank == 0 else None
+    parts = attached(ledger=ledger, epochs=3)
+    run_epoch(*parts)
+    shared = [parts[2].state_dict()]
+    distributed.broadcast_object_list(shared, src=0)
+    run_epoch(*parts)
+    parts = attached(ledger=ledger, epochs=3)
+    parts[2].load_state_dict(shared[0])
+    at, told = parts[2].steps, str(parts[2].spent())
+    run_epoch(*parts)
+    return {"at": at, "spent": told, "steps": parts[2].steps}
+
+
 def refusals(rank):
     """What is refused, in every process alike."""
     model = classifier(0)
@@ -202,6 +217,7 @@ def together(rank, folder):
         "draws": draws_of_processes(rank),
         "ended": ends_of_process_0(rank, folder),
         "out of step": out_of_step(rank),
+        "resumed": resumed(rank, folder),
         "refused": refusals(rank),
     }
 

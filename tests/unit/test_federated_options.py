@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import math
+import shutil
 from dataclasses import MISSING, fields
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedsec.errors import (
     BudgetExceededError,
     InvalidArgumentError,
     InvalidTypeError,
+    LedgerError,
     ProtocolError,
     UnsupportedError,
 )
@@ -411,7 +413,8 @@ def test_a_state_of_another_federation_is_refused_by_name():
         ({**state, "format": 2}, InvalidArgumentError),
         ({**state, "rounds_started": -1}, InvalidArgumentError),
         ({**state, "l2_clip_norm": 7.0}, InvalidArgumentError),
-        ({**state, "budget": {"charges": {-1: -1}, "stopped_early": False}}, InvalidArgumentError),
+        ({**state, "budget": {**state["budget"], "charges": {-1: -1}}}, InvalidArgumentError),
+        ({**state, "budget": {"charges": {}, "stopped_early": False}}, InvalidTypeError),
     ]:
         with pytest.raises(error):
             federate(num_clients=4, **CLIENT).load_state_dict(broken)
@@ -424,6 +427,35 @@ def test_charges_are_never_forgotten():
     with pytest.raises(InvalidArgumentError, match="at least"):
         federation.load_state_dict(early)
     assert federation.spent().rounds_charged == 1
+
+
+def test_rounds_that_a_crash_took_are_charged(tmp_path):
+    """The ledger has them, and somebody may have the model after them; a round done again is paid again."""
+
+    def start(name="budget"):
+        ledger = fedsec.Ledger(
+            tmp_path / name, target_epsilon=50.0, target_delta=1e-5, neighboring_relation=RELATION
+        )
+        return federate(num_clients=4, ledger=ledger, **CLIENT)
+
+    federation = start()
+    run_round(federation)
+    saved = federation.state_dict()
+    shutil.copy(tmp_path / "budget", tmp_path / "copy")
+    run_round(federation)
+    late = federation.state_dict()
+    other = start()
+    other.load_state_dict(saved)
+    assert other.spent() == federation.spent()
+    assert other.spent().rounds_charged == 2
+    assert run_round(other).round_id == 2
+    with pytest.raises(BudgetExceededError, match="another round would bring"):
+        run_round(other)
+    for name in ("copy", "new"):
+        with pytest.raises(LedgerError, match=f"{name}: another ledger than the one"):
+            start(name).load_state_dict(late)
+    with pytest.raises(InvalidArgumentError, match="ledger must be the one that was charged"):
+        federate(num_clients=4, **CLIENT).load_state_dict(late)
 
 
 def test_an_open_round_cannot_be_saved():

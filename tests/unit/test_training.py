@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fedsec.errors import (
     BudgetExceededError,
     InvalidArgumentError,
     InvalidTypeError,
+    LedgerError,
     NonFiniteError,
     ProtocolError,
     UnsupportedError,
@@ -832,6 +834,58 @@ def test_an_epoch_that_was_left_after_a_step_is_finished_when_resumed():
     other.privacy.load_state_dict(loop.privacy.state_dict())
     other.epoch()
     assert other.privacy.steps == 4
+
+
+def budget(path):
+    return fedsec.Ledger(path, target_epsilon=50.0, target_delta=1e-5)
+
+
+@pytest.mark.parametrize(("sampling", "epochs", "steps"), [("poisson", 1, 8), ("allocation", 2, 12)])
+def test_steps_that_a_crash_took_count_as_taken(tmp_path, sampling, epochs, steps):
+    """They were charged, and whoever watched has seen their gradients; all planned steps stay affordable."""
+    ledger = budget(tmp_path / "budget")
+    loop = Loop(sampling=sampling, ledger=ledger)
+    loop.epoch()
+    saved = loop.privacy.state_dict()
+    for _ in range(epochs):
+        loop.epoch()
+    ledger.charge(fedsec.Gaussian(3.0), purpose="something else")
+    other = Loop(sampling=sampling, ledger=budget(tmp_path / "budget"))
+    other.privacy.load_state_dict(saved)
+    assert other.privacy.steps == loop.privacy.steps == steps
+    assert other.privacy.spent() == loop.privacy.spent()
+    assert other.privacy.charged()[1] == len(ledger.entries()) - 1
+    again = Loop(sampling=sampling, ledger=ledger)
+    again.privacy.load_state_dict(other.privacy.state_dict())
+    assert again.privacy.steps == steps
+    for _ in range(3 - 1 - epochs):
+        again.epoch()
+    with pytest.raises(BudgetExceededError):
+        again.epoch()
+    assert again.privacy.spent().epsilon == again.privacy.spent().planned_epsilon
+
+
+def test_a_ledger_that_does_not_hold_what_was_released_is_refused(tmp_path):
+    """An older copy of it, a new one where it was lost, none, or one that was not there before."""
+    ledger = budget(tmp_path / "budget")
+    loop = Loop(ledger=ledger)
+    loop.epoch()
+    shutil.copy(ledger.path, tmp_path / "copy")
+    alone = Loop()
+    alone.epoch()
+    loop.epoch()
+    saved = loop.privacy.state_dict()
+    for name in ("copy", "new"):
+        other = Loop(ledger=budget(tmp_path / name))
+        with pytest.raises(LedgerError, match=f"{name}: another ledger than the one"):
+            other.privacy.load_state_dict(saved)
+        assert other.privacy.steps == 0
+    with pytest.raises(InvalidArgumentError, match="ledger must be the one that was charged"):
+        Loop().privacy.load_state_dict(saved)
+    with pytest.raises(InvalidArgumentError, match="ledger must be None, as when the state was saved"):
+        Loop(ledger=ledger).privacy.load_state_dict(alone.privacy.state_dict())
+    with pytest.raises(LedgerError, match="another ledger"):
+        Loop(ledger=ledger).privacy.load_state_dict(saved | {"ledger": 3})
 
 
 @pytest.mark.parametrize(
