@@ -1,23 +1,21 @@
 """A process under `faults.c`, whose children each do one thing on a disk that fails at a given call.
 
-Each line on standard input is JSON, `[work, folder, call, error, sticky]`; output says `first OUTCOME`
-for the attempt on the failing disk, `faults CALLS FIRED`, `second OUTCOME` for the same attempt once the disk
-is well again, `there OUTCOME` for what there is in the end, and `gone CODE`. An outcome is `value WHAT`, or
-`refused NAME TEXT` for an error of the package, or `raw TEXT` for any other.
+A child is told what to do, in which folder, and which call fails how. It says `first OUTCOME` for the attempt
+on the failing disk, `faults CALLS FIRED`, `second OUTCOME` for the same attempt once the disk is well again,
+and `there OUTCOME` for what there is in the end. An outcome is `value WHAT`, or `refused NAME TEXT` for an
+error of the package, or `raw TEXT` for any other.
 """
 
-import contextlib
 import ctypes
-import json
 import os
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from protocol.kills_worker import CLIENT, SURVIVORS, budget_of, config_of_round, planned_session, say
+from protocol.kills_worker import CLIENT, SURVIVORS, budget_of, config_of_round, planned_session
 from protocol.secagg_loop import Loop, identity_of, policy_of
 from protocol.store_worker import ME, session
+from protocol.workers import say, serve
 
 from fedsec.accounting import Gaussian, Ledger
 from fedsec.errors import FedsecError
@@ -190,19 +188,5 @@ def play(kind, folder, call, error, sticky):
     say("there", *outcome(work.there))
 
 
-def main():
-    np.zeros(1)
-    say("ready")
-    for line in sys.stdin:
-        arguments = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                say("child", os.getpid())
-                play(*arguments)
-            os._exit(0)
-        say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-
-
 if __name__ == "__main__":
-    main()
+    serve({kind: partial(play, kind) for kind in WORK})

@@ -1,19 +1,13 @@
-"""A process whose children do one thing each with files, until they are done or somebody kills them.
-
-Each line on standard input is JSON: `[work, arguments...]`; standard output says `child PID`, then a line of
-JSON for each thing that has been done, and `gone CODE`. Children are forked, so that imports are paid for
-once.
-"""
+"""A process whose children do one thing each with files, until they are done or somebody kills them."""
 
 import hashlib
 import itertools
-import json
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from protocol.secagg_loop import complete, config_of, identity_of, policy_of
+from protocol.workers import say, serve
 
 from fedsec import distributed
 from fedsec.accounting import Ledger, NeighboringRelation
@@ -31,10 +25,6 @@ PLAN = distributed.plan_clients(
     noise_multiplier=1.0,
 )
 SURVIVORS = (10, 20, 30, 40)
-
-
-def say(*words):
-    os.write(1, f"{json.dumps(words)}\n".encode())  # whole, whatever other children say
 
 
 def config_of_round(number):
@@ -142,19 +132,7 @@ def main():
 
         torch.set_num_threads(1)
         fedsec.Federation  # noqa: B018 (loads it)
-    say("ready")
-    for line in sys.stdin:
-        work, *arguments = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                say("child", os.getpid())
-                WORK[work](*arguments)
-                code = 0
-            finally:
-                os._exit(code)
-        say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    serve(WORK)
 
 
 if __name__ == "__main__":

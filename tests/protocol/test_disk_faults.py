@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from protocol import faults_worker
 from protocol.secagg_loop import identity_of
-from protocol.test_kills import Worker
+from protocol.workers import Worker
 
 SHORT, KILL = -1, -2
 FULL, BROKEN, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
@@ -43,7 +43,7 @@ def worker(tmp_path_factory):
     source = Path(__file__).with_name("faults.c")
     options = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run(["cc", *options, "-o", library, source, "-ldl"], check=True)
-    with contextlib.closing(Worker(program=faults_worker, LD_PRELOAD=str(library))) as worker:
+    with contextlib.closing(Worker(faults_worker, LD_PRELOAD=str(library))) as worker:
         yield worker
 
 

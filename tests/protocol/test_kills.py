@@ -6,20 +6,16 @@ form; what it was paid for stays paid for. `make soak` kills hundreds of times.
 """
 
 import contextlib
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from protocol import kills_worker
 from protocol.kills_worker import CLIENT, VECTOR, budget_of, config_of_round, federation_in
 from protocol.secagg_loop import identity_of, policy_of
+from protocol.workers import Worker
 
 from fedsec.errors import AggregationAborted
 from fedsec.secagg import Client, Phase, Server, SessionStore
@@ -27,70 +23,16 @@ from fedsec.secagg import Client, Phase, Server, SessionStore
 KILLS = 400 if os.environ.get("FEDSEC_LONG") == "1" else 15
 
 
-class Worker:
-    """The other end of a worker's pipes."""
-
-    def __init__(self, *options, program=kills_worker, **environment):
-        self.process = subprocess.Popen(
-            [sys.executable, program.__file__, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=os.environ
-            | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-            | environment,
-        )
-        self.rest = b""
-        assert self.line() == ["ready"]
-
-    def line(self, seconds=60.0):
-        """The words of the next line; None if there is none in time."""
-        while b"\n" not in self.rest:
-            if not select.select([self.process.stdout], [], [], seconds)[0]:
-                return None
-            received = os.read(self.process.stdout.fileno(), 1 << 16)
-            assert received, "the worker is gone"
-            self.rest += received
-        line, self.rest = self.rest.split(b"\n", 1)
-        return json.loads(line)
-
-    def run(self, *work, seconds=None, after=0):
-        """What a child said until it was done, or killed so long after its `after`-th word; and its code."""
-        self.process.stdin.write(
-            json.dumps([str(one) if isinstance(one, Path) else one for one in work]).encode()
-        )
-        self.process.stdin.write(b"\n")
-        pid, said = self.line()[1], []
-        said += [self.line() for _ in range(after)]
-        end = None if seconds is None else time.perf_counter() + seconds
-        while True:
-            left = 60.0 if end is None else end - time.perf_counter()
-            words = self.line(max(0.0, left))
-            if words is None:
-                with contextlib.suppress(ProcessLookupError):  # it is done, and has not said so yet
-                    os.kill(pid, signal.SIGKILL)
-                end = None
-            elif words[0] == "gone":
-                return said, words[1]
-            else:
-                said.append(words)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def worker():
-    with contextlib.closing(Worker()) as worker:
+    with contextlib.closing(Worker(kills_worker)) as worker:
         yield worker
 
 
 @pytest.fixture(scope="module")
 def torch_worker():
     pytest.importorskip("torch")
-    with contextlib.closing(Worker("torch")) as worker:
+    with contextlib.closing(Worker(kills_worker, "torch")) as worker:
         yield worker
 
 

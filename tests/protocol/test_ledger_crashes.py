@@ -1,18 +1,14 @@
 """The ledger among processes: killed at any instant, and several at once on one file."""
 
 import contextlib
-import os
-import select
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import ledger_worker
 import pytest
+from protocol import ledger_worker
+from protocol.workers import Worker
 
 from fedsec.accounting import Gaussian, Ledger
 from fedsec.errors import BudgetExceededError, LedgerError
@@ -21,50 +17,9 @@ TERMS = ledger_worker.TERMS
 CHEAP, DEAR = Gaussian(300.0), Gaussian(10.0)
 
 
-class Worker:
-    """The other end of `ledger_worker`'s pipes."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, ledger_worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        self.rest = b""
-        assert self.line() == ["ready"]
-
-    def start(self, path, event, number=1, times=10**6):
-        self.process.stdin.write(f"{number} {times} {event.noise_multiplier} {path}\n".encode())
-
-    def line(self, seconds=60.0):
-        """The words of the next line; None if there is none in time."""
-        while b"\n" not in self.rest:
-            if not select.select([self.process.stdout], [], [], seconds)[0]:
-                return None
-            received = os.read(self.process.stdout.fileno(), 4096)
-            assert received, "the worker is gone"
-            self.rest += received
-        line, self.rest = self.rest.split(b"\n", 1)
-        return line.decode().split()
-
-    def until_gone(self):
-        """The numbers that were charged until the end of all children, and the children's exit codes."""
-        charged = []
-        while (words := self.line())[0] != "gone":
-            charged += [int(words[1])] if words[0] == "charged" else []
-        return charged, [int(code) for code in words[1:]]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def worker():
-    with contextlib.closing(Worker()) as worker:
+    with contextlib.closing(Worker(ledger_worker)) as worker:
         yield worker
 
 
@@ -75,19 +30,16 @@ def most(tmp_path):
     return Ledger(tmp_path / "apart" / "reference.ledger", **TERMS).remaining(DEAR)
 
 
+def start(worker, path, event, children=1, times=10**6):
+    return worker.start("charge", path, event.noise_multiplier, times, children=children)
+
+
 def run_and_kill(worker, path, after, seconds):
     """Kill a child so long after its `after`-th charge has returned; return the last number charged."""
-    worker.start(path, CHEAP)
-    pid, last = int(worker.line()[1]), 0
-    for _ in range(after):
-        last = int(worker.line()[1])
-    begin = time.perf_counter()
-    while (left := begin + seconds - time.perf_counter()) > 0.0 and (words := worker.line(left)):
-        last = int(words[1])
-    os.kill(pid, signal.SIGKILL)
-    charged, codes = worker.until_gone()
-    assert codes == [-signal.SIGKILL]
-    return max([last, *charged])
+    work = ("charge", path, CHEAP.noise_multiplier, 10**6)
+    said, code = worker.run(*work, after=after, seconds=seconds)
+    assert code == -signal.SIGKILL
+    return max((number for _, number in said), default=0)
 
 
 def test_killed_at_any_instant_it_loses_no_charge(worker, tmp_path):
@@ -114,11 +66,11 @@ def test_killed_while_it_is_created(worker, tmp_path):
 
 def test_processes_on_one_file_never_overspend_together(worker, tmp_path, most):
     path = tmp_path / "study.ledger"
-    worker.start(path, DEAR, number=3, times=most // 2)
-    charged, codes = worker.until_gone()
+    start(worker, path, DEAR, children=3, times=most // 2)
+    said, codes = worker.until_gone()
     assert ledger_worker.EXHAUSTED in codes
     assert set(codes) <= {0, ledger_worker.EXHAUSTED}
-    assert sorted(charged) == list(range(1, most + 1))
+    assert sorted(number for _, number in said) == list(range(1, most + 1))
     ledger = Ledger.open(path)
     assert ledger.verify() == most
     assert len({entry.purpose for entry in ledger.entries()}) > 1
@@ -128,13 +80,12 @@ def test_processes_on_one_file_never_overspend_together(worker, tmp_path, most):
 
 def test_an_object_goes_on_while_another_process_charges(worker, tmp_path, most):
     ledger, mine = Ledger(tmp_path / "study.ledger", **TERMS), []
-    worker.start(ledger.path, DEAR, times=most // 2)
-    assert worker.line()[0] == "child"
-    assert worker.line() == ["charged", "1"]
+    start(worker, ledger.path, DEAR, times=most // 2)
+    assert worker.line() == ["charged", 1]
     with contextlib.suppress(BudgetExceededError):
         while True:
             mine.append(ledger.charge(DEAR).number)
-    theirs, _ = worker.until_gone()
+    theirs = [number for _, number in worker.until_gone()[0]]
     assert sorted([1, *theirs, *mine]) == list(range(1, most + 1))
 
 

@@ -2,85 +2,38 @@
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 
 import pytest
-import store_worker
-from store_worker import ME, STEPS, session
+from protocol import store_worker
+from protocol.store_worker import ME, STEPS, session
+from protocol.workers import Worker
 
 from fedsec.errors import ProtocolError
 from fedsec.secagg.store import SessionStore
 
 
-class Worker:
-    """The other end of `store_worker`'s pipes."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, store_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
-        self.rest = b""
-        assert self.line() == ["ready"]
-
-    def start(self, *words):
-        self.process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
-
-    def line(self, seconds=60.0):
-        """The words of the next line; None if there is none in time."""
-        while b"\n" not in self.rest:
-            if not select.select([self.process.stdout], [], [], seconds)[0]:
-                return None
-            received = os.read(self.process.stdout.fileno(), 4096)
-            assert received, "the worker is gone"
-            self.rest += received
-        line, self.rest = self.rest.split(b"\n", 1)
-        return line.decode().split()
-
-    def until_gone(self):
-        """What was granted until the end of all children, and the children's exit codes."""
-        granted = []
-        while (words := self.line())[0] != "gone":
-            granted += [words] if words[0] != "child" else []
-        return granted, [int(code) for code in words[1:]]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def worker():
-    with contextlib.closing(Worker()) as worker:
+    with contextlib.closing(Worker(store_worker)) as worker:
         yield worker
 
 
 def walk_and_kill(worker, path, first, seconds):
     """Kill a child so long after its first words; return all that it said was granted."""
-    worker.start("walk", first, path)
-    pid = int(worker.line()[1])
-    granted = [worker.line()] if first else []
-    begin = time.perf_counter()
-    while (left := begin + seconds - time.perf_counter()) > 0.0 and (words := worker.line(left)):
-        granted.append(words)
-    os.kill(pid, signal.SIGKILL)
-    rest, codes = worker.until_gone()
-    assert codes == [-signal.SIGKILL]
-    return granted + rest
+    granted, code = worker.run("walk", path, first, seconds=seconds, after=min(first, 1))
+    assert code == -signal.SIGKILL
+    return granted
 
 
 def assert_never_again(store, granted):
     for words in granted:
-        number = int(words[1])
+        number = words[1]
         again = (10**6, 10**6) if words[0] == "open" else (words[2],)
         call = store.open_session if words[0] == "open" else store.claim
         with pytest.raises(ProtocolError, match=r"started before|let out before"):
@@ -121,19 +74,18 @@ def test_killed_while_it_is_created(worker, tmp_path):
 
 
 def test_of_several_processes_exactly_one_is_granted_a_claim(worker, tmp_path):
-    worker.start("race", 4, 20, tmp_path / "sessions")
+    worker.start("race", tmp_path / "sessions", 20, children=4)
     granted, codes = worker.until_gone()
     assert codes == [0] * 4
     claims = [words[2] for words in granted if words[0] == "claim"]
-    assert [words for words in granted if words[0] == "open"] == [["open", "0"]]
+    assert [words for words in granted if words[0] == "open"] == [["open", 0]]
     assert sorted(claims) == sorted(f"s{number}" for number in range(20))
 
 
 def test_this_process_and_another_race(worker, tmp_path):
     store, mine = SessionStore(tmp_path / "sessions"), []
     store.open_session(ME, session(0), 0, 1)
-    worker.start("race", 1, 30, tmp_path / "sessions")
-    assert worker.line()[0] == "child"
+    worker.start("race", tmp_path / "sessions", 30)
     for number in reversed(range(30)):
         with contextlib.suppress(ProtocolError):
             store.claim(ME, session(0), f"s{number}")
