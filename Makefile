@@ -15,6 +15,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 CC     ?= cc
+SHARED := -n 2 --dist loadfile
 SITE   := "import sysconfig; print(sysconfig.get_path('purelib'))"
 WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
@@ -24,12 +25,13 @@ export OMP_NUM_THREADS ?= 1
 demo: $(STAMP)
 	$(BIN)/fedsec demo $(ARGS)
 
+# Two processes, each file in one of them; ARGS="-n 0" for one, in which a debugger works.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 coverage: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pytest-cov
-	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
 
 test-flower: build/flower/.stamp
 	build/flower/bin/python -m pytest -m flower tests/flower $(ARGS)
