@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -106,32 +107,82 @@ def federation_in(folder):
 
 def federation(folder):
     """Rounds, each saved before it is told, as long as it lives."""
-    import torch
-
     running, _ = federation_in(folder)
     say("open")
     for rnd in running.rounds():
         for client in rnd.cohort:
             rnd.submit(client, rnd.model())
         rnd.finish()
-        new = Path(folder) / "checkpoint.new"
-        torch.save({"model": running.model.state_dict(), "federation": running.state_dict()}, new)
-        new.replace(Path(folder) / "checkpoint")
+        save(folder, model=running.model, federation=running)
         weights = running.model.weight.detach().numpy()
         say("round", rnd.round_id, hashlib.sha256(weights.tobytes()).hexdigest())
 
 
-WORK = {"participant": participant, "budget": budget, "federation": federation}
+def training_in(folder, sampling):
+    """A private training on 200 records, all different; it goes on from its last checkpoint."""
+    import torch
+
+    import fedsec
+
+    torch.manual_seed(0)
+    model, path = torch.nn.Linear(1, 4), Path(folder)
+    numbers = torch.arange(200.0).reshape(200, 1)
+    ledger = Ledger(path / "ledger", target_epsilon=1e5, target_delta=1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    privacy = fedsec.attach(
+        model,
+        optimizer,
+        torch.utils.data.TensorDataset(numbers),
+        batch_size=100,
+        epochs=10**4,
+        noise_multiplier=1.0,
+        target_delta=1e-5,
+        sampling=sampling,
+        ledger=ledger,
+    )
+    if (path / "checkpoint").exists():
+        saved = torch.load(path / "checkpoint", weights_only=True)
+        model.load_state_dict(saved["model"])
+        privacy.load_state_dict(saved["privacy"])
+    return model, optimizer, privacy, ledger
+
+
+def training(folder, sampling):
+    """Epochs of two steps; what each step drew and released is told before anything is saved."""
+    model, optimizer, privacy, _ = training_in(folder, sampling)
+    save(folder, model=model, privacy=privacy)
+    say("open")
+    while True:
+        for (numbers,) in privacy.loader(max_physical_batch_size=200):
+            privacy.backward(model(numbers / 200).sum(dim=1))
+            optimizer.step()
+            if privacy.is_last_microbatch:
+                gradients = [p.grad.numpy().tobytes() for p in model.parameters()]
+                drawn = hashlib.sha256(repr(sorted(set(numbers.flatten().tolist()))).encode()).hexdigest()
+                say("step", privacy.steps, hashlib.sha256(b"".join(gradients)).hexdigest(), drawn)
+        save(folder, model=model, privacy=privacy)
+
+
+def save(folder, **parts):
+    """All of a checkpoint or nothing."""
+    import torch
+
+    new = Path(folder) / "checkpoint.new"
+    torch.save({name: part.state_dict() for name, part in parts.items()}, new)
+    new.replace(Path(folder) / "checkpoint")
+
+
+WORK = {"participant": participant, "budget": budget, "federation": federation, "training": training}
 
 
 def main():
     if "torch" in sys.argv:
         import torch
 
-        import fedsec
-
         torch.set_num_threads(1)
-        fedsec.Federation  # noqa: B018 (loads it)
+        for made in (lambda folder: training_in(folder, "poisson"), federation_in):
+            with tempfile.TemporaryDirectory() as folder:  # loads what children need
+                made(folder)
     serve(WORK)
 
 

@@ -1,4 +1,4 @@
-"""Killed at any instant, and started again: clients in folders, clients' budgets, and federations.
+"""Killed at any instant, and started again: clients in folders, their budgets, federations and trainings.
 
 Ledgers and session stores by themselves are killed in test_ledger_crashes and test_secagg_store_crashes.
 Whatever is killed here can be opened again at once; what it let out before, it never lets out in another
@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from protocol import kills_worker
-from protocol.kills_worker import CLIENT, VECTOR, budget_of, config_of_round, federation_in
+from protocol.kills_worker import CLIENT, VECTOR, budget_of, config_of_round, federation_in, training_in
 from protocol.secagg_loop import identity_of, policy_of
 from protocol.workers import Worker
 
@@ -150,5 +150,21 @@ def test_a_federation_never_releases_what_is_not_charged(torch_worker, tmp_path)
         running, ledger = federation_in(tmp_path)
         assert len(released) <= ledger.verify()
         assert max(rounds, default=0) <= running.state_dict()["rounds_started"] <= ledger.verify()
-        assert running.spent().rounds_charged >= len(rounds)
+        assert running.spent().rounds_charged == ledger.verify()
     assert len(set(released)) == len(released) > 3
+
+
+@pytest.mark.parametrize("sampling", ["poisson", "allocation"])
+def test_a_training_never_steps_by_what_is_not_charged(torch_worker, tmp_path, sampling):
+    """It counts what its ledger has, also what no checkpoint knows; no step's noise or draw comes twice."""
+    rng, told = np.random.default_rng(7), []
+    for number in range(max(6, KILLS // 4)):
+        work = ("training", tmp_path, sampling)
+        said, code = torch_worker.run(*work, seconds=float(rng.uniform(0.0, 0.03)), after=1 + number % 4)
+        assert code == -signal.SIGKILL, said
+        told += [words[1:] for words in said if words[0] == "step"]
+        _, _, privacy, ledger = training_in(tmp_path, sampling)
+        assert privacy.charged()[1] == ledger.verify()
+        assert max((step for step, *_ in told), default=0) <= privacy.steps
+    steps, released, drawn = map(set, zip(*told, strict=True))
+    assert len(steps) == len(released) == len(drawn) == len(told) > 5
