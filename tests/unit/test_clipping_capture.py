@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference.book_keeping_cases import loss
 from torch import nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout, linear, scaled_dot_product_attention
 
 from fedsec.clipping import AutomaticClipping, BookKeeper, FlatClipping, PerLayerClipping, clipped_sum
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError, UnsupportedError
@@ -42,9 +42,13 @@ def collected(model, x, loss_of=lambda model, x: loss(model(x))):
         keeper.close()
 
 
+def trained(model):
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
 def gradient_of(model, losses):
-    """The gradient of all parameters as one vector, zero where one is not used."""
-    parts = torch.autograd.grad(losses.sum(), list(model.parameters()), materialize_grads=True)
+    """The gradient of all trained parameters as one vector, zero where one is not used."""
+    parts = torch.autograd.grad(losses.sum(), list(trained(model).values()), materialize_grads=True)
     return torch.cat([part.flatten() for part in parts]).double()
 
 
@@ -54,7 +58,7 @@ def assert_same(model, x, tolerance=1e-5):
     gradients = collected(model, x)
     factors = torch.linspace(0.2, 1.0, len(x), dtype=torch.float64)
     sums = gradients.weighted_sums(factors.expand(len(gradients.names), -1))
-    found = [sums.get(name, torch.zeros(p.shape)).flatten() for name, p in model.named_parameters()]
+    found = [sums.get(name, torch.zeros(p.shape)).flatten() for name, p in trained(model).items()]
     total = factors @ expected
     assert float((torch.cat(found) - total).norm()) <= tolerance * float(total.norm())
     norms = gradients.squared_norms.sum(dim=0).sqrt()
@@ -124,6 +128,136 @@ def zeroed(x):
 def test_gradients_are_those_of_the_loop(case):
     run, shape, own = FOLLOWED[case]
     assert_same(Model(run, own), rows_of(*shape))
+
+
+class Parts(nn.Module):
+    """Layers and parameters by name, and a forward pass of the test's."""
+
+    def __init__(self, run, **parts):
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def frozen(part):
+    return part.requires_grad_(requires_grad=False)
+
+
+def drawn(*shape):
+    return nn.Parameter(torch.randn(shape))
+
+
+def attention(*, freeze=False, **options):
+    """Keys and values of other sizes than queries: a weight of its own for each."""
+    layer = nn.MultiheadAttention(8, 2, kdim=6, vdim=5, batch_first=True, **options)
+    if layer.in_proj_bias is not None:
+        nn.init.normal_(layer.in_proj_bias)
+        layer.in_proj_bias.requires_grad_(not freeze)
+    return Parts(lambda m, x: m.one(x, x[..., :6], x[..., :5], need_weights=False)[0], one=layer)
+
+
+def looks_back(m, x):
+    return scaled_dot_product_attention(m.one(x), m.one(x), x, is_causal=True)
+
+
+def by_tokens(m, x):
+    return m.one(m.own.expand(len(x), -1, -1), x, x)[0]
+
+
+FOLLOWED_PARTS = {
+    "attention with three weights": (attention, (3, 8)),
+    "attention with three weights, without bias": (lambda: attention(bias=False), (3, 8)),
+    "attention with three weights, bias frozen": (lambda: attention(freeze=True), (3, 8)),
+    "attention that looks back": (lambda: Parts(looks_back, one=nn.Linear(8, 8)), (3, 8)),
+    "attention of a parameter": (
+        lambda: Parts(by_tokens, one=nn.MultiheadAttention(8, 2, batch_first=True), own=drawn(1, 2, 8)),
+        (3, 8),
+    ),
+    "a frozen convolution": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 2), frozen(nn.Conv1d(3, 3, 2)), nn.Flatten(), nn.Linear(9, 2)),
+        (2, 5),
+    ),
+    "a frozen norm": (
+        lambda: nn.Sequential(nn.Linear(4, 6), frozen(nn.LayerNorm(6)), nn.Linear(6, 2)),
+        (4,),
+    ),
+    "a frozen embedding": (
+        lambda: Parts(
+            lambda m, x: m.two(m.one((x > 0).long())), one=frozen(nn.Embedding(2, 4)), two=nn.Linear(4, 2)
+        ),
+        (4,),
+    ),
+    "addmm, bias frozen": (
+        lambda: Parts(lambda m, x: torch.addmm(m.one, x, m.two), one=frozen(drawn(3)), two=drawn(4, 3)),
+        (4,),
+    ),
+    "addmm, weight frozen": (
+        lambda: Parts(lambda m, x: torch.addmm(m.one, x, m.two), one=drawn(3), two=frozen(drawn(4, 3))),
+        (4,),
+    ),
+    "addmm with a factor": (
+        lambda: Parts(lambda m, x: torch.addmm(m.one, x, m.two, beta=0.5), one=drawn(3), two=drawn(4, 3)),
+        (4,),
+    ),
+    "a frozen matrix": (
+        lambda: Parts(
+            lambda m, x: torch.matmul(m.one(x), m.two), one=nn.Linear(4, 4), two=frozen(drawn(4, 3))
+        ),
+        (4,),
+    ),
+    "a vector": (lambda: Parts(lambda m, x: torch.matmul(x, m.one).unsqueeze(1), one=drawn(4)), (4,)),
+    "a matrix on the left": (
+        lambda: Parts(lambda m, x: torch.matmul(m.one, x.unsqueeze(-1)), one=drawn(3, 4)),
+        (4,),
+    ),
+    "a convolution of a constant": (
+        lambda: Parts(lambda m, x: x * m.one(torch.ones(1, 2, 5)).flatten(), one=nn.Conv1d(2, 1, 2)),
+        (4,),
+    ),
+    "a convolution of several rows a record": (
+        lambda: Parts(
+            lambda m, x: m.one(x.reshape(2 * len(x), 1, 4)).reshape(len(x), -1), one=nn.Conv1d(1, 3, 2)
+        ),
+        (8,),
+    ),
+    "large convolutions of several rows a record": (
+        lambda: Parts(
+            lambda m, x: m.one(x.reshape(2 * len(x), 9, 8)).reshape(len(x), -1), one=nn.Conv1d(9, 40, 2)
+        ),
+        (18, 8),
+    ),
+    "copies of a parameter that are not one a record": (
+        lambda: Parts(lambda m, x: x * m.one.expand(3, 4).sum(0), one=drawn(1, 4)),
+        (4,),
+    ),
+    "more copies of a parameter than one a record": (
+        lambda: Parts(lambda m, x: x * m.one.repeat(len(x), 2, 1).sum(1), one=drawn(1, 4)),
+        (4,),
+    ),
+    "a large weight computed from a parameter": (
+        lambda: Parts(lambda m, x: linear(x, m.one * m.one.abs()), one=drawn(300, 290)),
+        (2, 290),
+    ),
+    "an output given": (
+        lambda: Parts(lambda m, x: m.one(torch.add(x, 1.0, out=torch.empty(len(x), 4))), one=nn.Linear(4, 4)),
+        (4,),
+    ),
+    "positions of each record in its own order": (
+        lambda: Parts(lambda m, x: torch.take_along_dim(m.one(x), x.argsort(1), 1), one=nn.Linear(4, 4)),
+        (4,),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLLOWED_PARTS)
+def test_gradients_of_parts_are_those_of_the_loop(case):
+    torch.manual_seed(0)
+    make, shape = FOLLOWED_PARTS[case]
+    assert_same(make(), rows_of(*shape))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell, "relu"])
@@ -260,6 +394,46 @@ def test_what_cannot_be_followed_is_refused(case):
     run, names = REFUSED[case]
     with pytest.raises(UnsupportedError, match=names):
         collected(Model(run, own=(2, 4)), rows_of(3))
+
+
+REFUSED_PARTS = {
+    "a parameter as keys": (
+        lambda: Parts(
+            lambda m, x: scaled_dot_product_attention(m.one(x), m.two, x),
+            one=nn.Linear(4, 4),
+            two=drawn(3, 4),
+        ),
+        (3, 4),
+        "itself query, key, value",
+    ),
+    "attention of a constant": (
+        lambda: Parts(
+            lambda m, x: m.one(torch.ones(len(x), 2, 4), x, x)[0],
+            one=nn.MultiheadAttention(4, 2, batch_first=True),
+        ),
+        (3, 4),
+        "depend on the record",
+    ),
+    "a norm of a constant": (
+        lambda: Parts(
+            lambda m, x: m.two(x) + m.one(torch.arange(4.0)), one=nn.LayerNorm(4), two=nn.Linear(4, 4)
+        ),
+        (4,),
+        "holds no records",
+    ),
+    "records in the order of a column": (
+        lambda: Parts(lambda m, x: torch.take_along_dim(m.one(x), x.argsort(0), 0), one=nn.Linear(4, 4)),
+        (4,),
+        "take_along_dim chooses records",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_PARTS)
+def test_parts_that_cannot_be_followed_are_refused(case):
+    make, shape, names = REFUSED_PARTS[case]
+    with pytest.raises(UnsupportedError, match=names):
+        collected(make(), rows_of(*shape))
 
 
 def test_a_hidden_state_of_an_earlier_batch_is_refused():
