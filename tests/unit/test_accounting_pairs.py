@@ -453,6 +453,20 @@ class TestTable:
         known = dominance(PoissonSampled(PoissonSampled(Gaussian(1.0), 0.0), 0.5), relation)
         assert hockey_stick(known.above, 1.0) == 0.0
 
+        if relation is not ADD:
+            drawn = dominance(SampledWithoutReplacement(Gaussian(1.0), 10, 0), relation)
+            assert hockey_stick(drawn.above, 1.0) == 0.0
+
+    @pytest.mark.parametrize("relation", NeighboringRelation)
+    @pytest.mark.parametrize("event", [PLAIN[0], *PLAIN[2:5]], ids=repr)
+    def test_a_sample_of_everybody_costs_what_the_whole_does(self, event, relation):
+        samples = [PoissonSampled(event, 1.0)]
+        if relation is not ADD:
+            samples.append(SampledWithoutReplacement(event, 10, 10))
+        pairs = [dominance(made, relation).above for made in (event, *samples)]
+        curves = [[hockey_stick(pair, level) for level in LEVELS[::8]] for pair in pairs]
+        assert all(curve == curves[0] for curve in curves)
+
     @pytest.mark.parametrize("relation", NeighboringRelation)
     @pytest.mark.parametrize(
         "event",
