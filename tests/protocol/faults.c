@@ -1,5 +1,6 @@
 /* A disk that fails: loaded before the C library (LD_PRELOAD), it makes the n-th call that changes a file under
- * one folder fail, be cut short, or kill the process. Python's own calls and SQLite's go through here alike. */
+ * one folder fail, be cut short, or kill the process; or the n-th that reads one fail. Python's own calls and
+ * SQLite's go through here alike. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,11 +19,12 @@ static char folder[4096];
 static long left = -1;    /* calls until it fails; negative: never */
 static int what;          /* an errno, or SHORT, or KILL */
 static int stays;         /* whether all later calls fail, too */
+static int reads;         /* whether it is reads that fail, and not changes */
 static long calls, fired;
 
-void faults_arm(const char *path, long n, int error, int sticky) {
+void faults_arm(const char *path, long n, int error, int sticky, int of_reads) {
     snprintf(folder, sizeof folder, "%s", path);
-    left = n, what = error, stays = sticky, calls = 0, fired = 0;
+    left = n, what = error, stays = sticky, reads = of_reads, calls = 0, fired = 0;
 }
 
 long faults_calls(void) { return calls; }
@@ -43,8 +45,8 @@ static int is_ours_open(int descriptor) {
 }
 
 /* Whether this call is to fail. */
-static int fails(void) {
-    if (left < 0) return 0;
+static int fails(int is_read) {
+    if (left < 0 || is_read != reads) return 0;
     if (++calls != left && !(stays && fired)) return 0;
     fired++;
     if (what == KILL) kill(getpid(), SIGKILL);
@@ -61,7 +63,7 @@ static int refused(void) {
 #define WRITES(name, ARGUMENTS, CALL, CUT)                                     \
     ssize_t name ARGUMENTS {                                                   \
         NEXT(name);                                                            \
-        if (is_ours_open(fd) && fails()) {                                     \
+        if (is_ours_open(fd) && fails(0)) {                                    \
             if (what == SHORT && count > 1) return CUT;                        \
             if (what == SHORT) return CALL;                                    \
             return refused();                                                  \
@@ -75,11 +77,22 @@ WRITES(pwrite, (int fd, const void *data, size_t count, off_t at), next(fd, data
 WRITES(pwrite64, (int fd, const void *data, size_t count, off64_t at), next(fd, data, count, at),
        next(fd, data, count / 2, at))
 
+#define READS(name, ARGUMENTS, CALL)                                           \
+    ssize_t name ARGUMENTS {                                                   \
+        NEXT(name);                                                            \
+        if (is_ours_open(fd) && fails(1)) return refused();                    \
+        return CALL;                                                           \
+    }
+
+READS(read, (int fd, void *data, size_t count), next(fd, data, count))
+READS(pread, (int fd, void *data, size_t count, off_t at), next(fd, data, count, at))
+READS(pread64, (int fd, void *data, size_t count, off64_t at), next(fd, data, count, at))
+
 /* What cannot be cut short happens as it should. */
 #define CHANGES(name, OURS, ARGUMENTS, CALL)                                   \
     int name ARGUMENTS {                                                       \
         NEXT(name);                                                            \
-        if (OURS && fails() && what != SHORT) return refused();                \
+        if (OURS && fails(0) && what != SHORT) return refused();               \
         return CALL;                                                           \
     }
 
@@ -100,7 +113,7 @@ CHANGES(mkdir, is_ours(path), (const char *path, mode_t mode), next(path, mode))
         unsigned mode = flags & O_CREAT ? va_arg(rest, unsigned) : 0;          \
         va_end(rest);                                                          \
         int changes = (flags & O_ACCMODE) != O_RDONLY;                         \
-        if (changes && is_ours(path) && fails() && what != SHORT) return refused(); \
+        if (changes && is_ours(path) && fails(0) && what != SHORT) return refused(); \
         return next(path, flags, mode);                                        \
     }
 

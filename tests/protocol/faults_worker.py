@@ -10,15 +10,26 @@ import ctypes
 import os
 import tempfile
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-from protocol.kills_worker import CLIENT, SURVIVORS, budget_of, config_of_round, planned_session
+from protocol.kills_worker import (
+    CLIENT,
+    SURVIVORS,
+    budget_of,
+    config_of_round,
+    load_torch,
+    planned_session,
+    play_epoch,
+    save,
+    training_in,
+)
 from protocol.secagg_loop import Loop, identity_of, policy_of
 from protocol.store_worker import ME, session
 from protocol.workers import say, serve
 
 from fedsec.accounting import Gaussian, Ledger
-from fedsec.errors import FedsecError
+from fedsec.errors import FedsecError, StoreError
 from fedsec.secagg import Directory, Enrolment, Identity, Participant, SessionStore
 
 FAULTS = ctypes.CDLL(None)
@@ -163,7 +174,34 @@ class Upload:
         return [int(one) for one in total] == self.loop.expected_sum(self.loop.server.survivors)
 
 
+class Step:
+    """A training goes on from its checkpoint by an epoch, which a ledger pays for, and is saved."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        if not (folder / "checkpoint").exists():
+            model, _, privacy, _ = training_in(folder, "poisson")
+            save(folder, model=model, privacy=privacy)
+
+    def attempt(self):
+        model, optimizer, privacy, _ = training_in(self.folder, "poisson")
+        play_epoch(model, optimizer, privacy)
+        try:
+            save(self.folder, model=model, privacy=privacy)
+        except OSError as error:  # of the user's own saving
+            raise StoreError(str(error)) from error
+        return privacy.steps
+
+    def there(self):
+        _, _, privacy, ledger = training_in(self.folder, "poisson")
+        return [privacy.steps, ledger.verify()]
+
+
 WORK = {kind.__name__: kind for kind in (Charge, Claim, Join, Settle, Key, Publish, Upload)}
+if find_spec("torch"):
+    WORK["Step"] = Step
+# What an attempt does not read.
+UNREAD = ("Key", "Upload")
 
 
 def outcome(attempt):
@@ -175,13 +213,13 @@ def outcome(attempt):
         return ["raw", repr(error)]
 
 
-def play(kind, folder, call, error, sticky):
+def play(kind, folder, call, error, sticky, reads):
     place = Path(folder)
     work = WORK[kind](place)
-    FAULTS.faults_arm(os.fsencode(folder), ctypes.c_long(call), error, int(sticky))
+    FAULTS.faults_arm(os.fsencode(folder), ctypes.c_long(call), error, int(sticky), int(reads))
     first = outcome(work.attempt)
     calls, fired = FAULTS.faults_calls(), FAULTS.faults_fired()
-    FAULTS.faults_arm(b"", ctypes.c_long(-1), 0, 0)
+    FAULTS.faults_arm(b"", ctypes.c_long(-1), 0, 0, 0)
     say("first", *first)
     say("faults", calls, fired)
     say("second", *outcome(getattr(work, "again", work.attempt)))
@@ -189,4 +227,6 @@ def play(kind, folder, call, error, sticky):
 
 
 if __name__ == "__main__":
+    if "Step" in WORK:
+        load_torch()
     serve({kind: partial(play, kind) for kind in WORK})

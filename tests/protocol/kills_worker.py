@@ -1,6 +1,7 @@
 """A process whose children do one thing each with files, until they are done or somebody kills them."""
 
 import hashlib
+import io
 import itertools
 import sys
 import tempfile
@@ -147,19 +148,24 @@ def training_in(folder, sampling):
     return model, optimizer, privacy, ledger
 
 
+def play_epoch(model, optimizer, privacy):
+    """Two steps; what each drew and released is told at once."""
+    for (numbers,) in privacy.loader(max_physical_batch_size=200):
+        privacy.backward(model(numbers / 200).sum(dim=1))
+        optimizer.step()
+        if privacy.is_last_microbatch:
+            gradients = [p.grad.numpy().tobytes() for p in model.parameters()]
+            drawn = hashlib.sha256(repr(sorted(set(numbers.flatten().tolist()))).encode()).hexdigest()
+            say("step", privacy.steps, hashlib.sha256(b"".join(gradients)).hexdigest(), drawn)
+
+
 def training(folder, sampling):
-    """Epochs of two steps; what each step drew and released is told before anything is saved."""
+    """Epochs, each saved after it was told, as long as it lives."""
     model, optimizer, privacy, _ = training_in(folder, sampling)
     save(folder, model=model, privacy=privacy)
     say("open")
     while True:
-        for (numbers,) in privacy.loader(max_physical_batch_size=200):
-            privacy.backward(model(numbers / 200).sum(dim=1))
-            optimizer.step()
-            if privacy.is_last_microbatch:
-                gradients = [p.grad.numpy().tobytes() for p in model.parameters()]
-                drawn = hashlib.sha256(repr(sorted(set(numbers.flatten().tolist()))).encode()).hexdigest()
-                say("step", privacy.steps, hashlib.sha256(b"".join(gradients)).hexdigest(), drawn)
+        play_epoch(model, optimizer, privacy)
         save(folder, model=model, privacy=privacy)
 
 
@@ -167,24 +173,26 @@ def save(folder, **parts):
     """All of a checkpoint or nothing."""
     import torch
 
-    new = Path(folder) / "checkpoint.new"
-    torch.save({name: part.state_dict() for name, part in parts.items()}, new)
+    new, saved = Path(folder) / "checkpoint.new", io.BytesIO()
+    torch.save({name: part.state_dict() for name, part in parts.items()}, saved)
+    new.write_bytes(saved.getvalue())
     new.replace(Path(folder) / "checkpoint")
+
+
+def load_torch():
+    """All that children need of it, once."""
+    import torch
+
+    torch.set_num_threads(1)
+    for made in (lambda folder: training_in(folder, "poisson"), federation_in):
+        with tempfile.TemporaryDirectory() as folder:
+            made(folder)
 
 
 WORK = {"participant": participant, "budget": budget, "federation": federation, "training": training}
 
 
-def main():
-    if "torch" in sys.argv:
-        import torch
-
-        torch.set_num_threads(1)
-        for made in (lambda folder: training_in(folder, "poisson"), federation_in):
-            with tempfile.TemporaryDirectory() as folder:  # loads what children need
-                made(folder)
-    serve(WORK)
-
-
 if __name__ == "__main__":
-    main()
+    if "torch" in sys.argv:
+        load_torch()
+    serve(WORK)

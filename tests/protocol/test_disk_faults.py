@@ -1,4 +1,4 @@
-"""Every call that changes a file fails in turn: full, broken, read-only, cut short, or the process is killed.
+"""Every call that changes or reads a file fails in turn: full, broken, read-only, cut short, or a kill.
 
 For each operation its calls are counted, and for every n the n-th one fails. Then the operation must fail by
 name, with nothing let out, and go on once the disk is well again: nothing that was granted is granted twice,
@@ -20,16 +20,25 @@ from protocol.workers import Worker
 
 SHORT, KILL = -1, -2
 FULL, BROKEN, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
-# Each once, and as it mostly is, from then on.
+# Once, or as it mostly is, from then on; of changes, or of reads.
 FAULTS = {
-    "full": (FULL, True),
-    "full for a moment": (FULL, False),
-    "broken": (BROKEN, True),
-    "broken for a moment": (BROKEN, False),
-    "read-only": (READ_ONLY, True),
-    "cut short": (SHORT, False),
-    "killed": (KILL, False),
+    "full": (FULL, True, False),
+    "full for a moment": (FULL, False, False),
+    "broken": (BROKEN, True, False),
+    "broken for a moment": (BROKEN, False, False),
+    "read-only": (READ_ONLY, True, False),
+    "cut short": (SHORT, False, False),
+    "killed": (KILL, False, False),
+    "unreadable": (BROKEN, True, True),
+    "unreadable for a moment": (BROKEN, False, True),
 }
+CASES = [
+    (kind, fault)
+    for kind in faults_worker.WORK
+    for fault in FAULTS
+    if not (FAULTS[fault][2] and kind in faults_worker.UNREAD)
+]
+NEVER = (10**9, 0, False)
 SHORTENED = os.environ.get("FEDSEC_LONG") != "1"
 
 pytestmark = pytest.mark.skipif(
@@ -49,13 +58,14 @@ def worker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calls_of(worker, tmp_path_factory):
-    """By operation, how many calls there are when none fails."""
+    """By operation, and whether it is reads, how many calls there are when none fails."""
     counted = {}
     for kind in faults_worker.WORK:
-        said, _ = worker.run(kind, tmp_path_factory.mktemp("well"), 10**9, 0, False)
-        told = {words[0]: words[1:] for words in said}
-        assert told["first"][0] == "value"
-        counted[kind] = told["faults"][0]
+        for reads in (False, True):
+            said, _ = worker.run(kind, tmp_path_factory.mktemp("well"), *NEVER, reads)
+            told = {words[0]: words[1:] for words in said}
+            assert told["first"][0] == "value"
+            counted[kind, reads] = told["faults"][0]
     return counted
 
 
@@ -65,10 +75,9 @@ def played(worker, kind, folder, call, fault):
     return {words[0]: words[1:] for words in said}, code
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("kind", faults_worker.WORK)
+@pytest.mark.parametrize(("kind", "fault"), CASES)
 def test_a_call_that_fails(worker, calls_of, tmp_path, kind, fault):
-    calls = calls_of[kind]
+    calls = calls_of[kind, FAULTS[fault][2]]
     assert calls >= 3, "the fault injection sees no calls"
     # In the suite three instants of each, in all others every one.
     chosen = sorted({1, calls // 2, calls}) if SHORTENED else range(1, calls + 1)
@@ -85,7 +94,7 @@ def test_a_call_that_fails(worker, calls_of, tmp_path, kind, fault):
 
 def played_after(worker, kind, folder):
     """The same operation in a new process, on what the killed one left."""
-    said, code = worker.run(kind, folder, 10**9, 0, False)
+    said, code = worker.run(kind, folder, *NEVER, False)
     return {words[0]: words[1:] for words in said} | {"faults": (0, 1)}, code
 
 
@@ -109,6 +118,9 @@ def assert_right(kind, fault, told, where):
     elif kind == "Settle":
         assert second[0] == "value" or "reservation already" in second[2], where
         assert there[0] >= len(granted), where
+    elif kind == "Step":
+        assert second[0] == "value", where
+        assert there[0] == there[1] >= 2 * len(granted), where
     elif kind == "Key":
         assert there[1] == identity_of(10).public_key.hex(), where
         # A draft that the disk would not even take away, or that a kill has left; nobody reads it.
