@@ -58,6 +58,10 @@ class ProtocolError(FedsecError):
     """A message or a call that the protocol does not allow at this point."""
 
 
+class PolicyError(ProtocolError):
+    """What a server asks for is below what this client insists on; nothing leaves."""
+
+
 class AggregationAborted(FedsecError):  # noqa: N818 (the word of the protocol's literature)
     """Too few participants are left: the round ends without a sum."""
 

@@ -1,9 +1,9 @@
-"""One client's folder: who it is, whom it trusts, what it asks of a session, and the session under way.
+"""One client's folder: who it is, whom it trusts, what it insists on, and the session under way.
 
-    node.toml           client_id, authority (hex), min_serial, max_corrupt, min_survivors
+    node.toml           client_id, authority (hex), min_serial, and a table [policy] (`NodePolicy`)
     identity.pem        its key (`fedsec identity new`); encrypted if FEDSEC_PASSPHRASE is set
     clients.directory   whose key is whose, signed by the authority (`fedsec directory`)
-    state/              of `secagg.Participant`; never to be put back to an earlier state
+    state/              of `secagg.Participant`, and the ledger; never to be put back to an earlier state
 
 None of it comes from the server, and none of it leaves the machine but by what the protocol lets out.
 """
@@ -15,11 +15,17 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedsec.errors import IdentityError, ProtocolError
-from fedsec.secagg import Config, Directory, Enrolment, Identity, Participant, Policy
+from fedsec.distributed import ClientBudget
+from fedsec.errors import BudgetExceededError, FedsecError, IdentityError, LedgerError, ProtocolError
+from fedsec.integrations.policy import NodePolicy
+from fedsec.secagg import Config, Directory, Enrolment, Identity, Participant, Phase, SessionStore
 from fedsec.secagg.identities import require_public_key, verify
+
+if TYPE_CHECKING:
+    from fedsec.integrations.task import Arrays, Task
+    from fedsec.integrations.terms import Terms
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,16 +46,30 @@ class Node:
     directory : Directory
     participant : Participant
     identity : Identity
+    policy : NodePolicy
+    budget : ClientBudget or None
+        None where the policy gives exact sums.
     """
 
     client_id: int
     directory: Directory = field(repr=False)
     participant: Participant = field(repr=False)
     identity: Identity = field(repr=False)
+    policy: NodePolicy
+    budget: ClientBudget | None = field(repr=False)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Node:
-        """From its folder; `IdentityError` names what is missing or not as it should be."""
+        """From its folder.
+
+        Raises
+        ------
+        IdentityError
+            Names what is missing or not as it should be.
+        LedgerError
+            The ledger is gone, was put back, does not count all that has left this node, or has other targets
+            than the policy.
+        """
         place = Path(folder)
         said = _read(place / "node.toml")
         directory = Directory.load(
@@ -57,10 +77,10 @@ class Node:
         )
         passphrase = os.environ.get("FEDSEC_PASSPHRASE")
         identity = Identity.load(place / "identity.pem", passphrase.encode() if passphrase else None)
-        policy = Policy(max_corrupt=said["max_corrupt"], min_survivors=said["min_survivors"])
-        client_id = said["client_id"]
-        participant = Participant(place / "state", client_id, identity, policy=policy)
-        return cls(client_id, directory, participant, identity)
+        client_id, policy = said["client_id"], said["policy"]
+        budget = _budget(place / "state", policy, identity)
+        participant = Participant(place / "state", client_id, identity, policy=policy.session, budget=budget)
+        return cls(client_id, directory, participant, identity, policy, budget)
 
     def introduce(self, challenge: bytes) -> bytes:
         """A signature over 32 random bytes of the server's: that this client is the one it says."""
@@ -79,6 +99,59 @@ class Node:
             raise ProtocolError(f"a round must be within a day of this clock, got {config.round_id}")
         return config
 
+    def undertake(self, config: Config, data: bytes, task: str, arrays: Arrays) -> tuple[Terms, Task]:
+        """What this client is to add to a session's sum: to be asked before its app works.
+
+        Parameters
+        ----------
+        config : Config
+            Of the session, as it was accepted.
+        data : bytes
+            `Terms`, from the server.
+        task : "train" or "evaluate"
+        arrays : by name
+            The model, from the server.
+
+        Raises
+        ------
+        ProtocolError
+            Model, terms or task are not what the session is bound to.
+        PolicyError
+            The session is below this node's policy.
+        BudgetExceededError
+            It costs more than this node has left.
+        """
+        # A fresh process may answer each message, and only this one needs torch.
+        from fedsec.integrations.terms import Terms
+
+        terms = Terms.from_bytes(data)
+        if config.model_digest != terms.digest(task, arrays):
+            raise ProtocolError("the model, the terms, or what is asked for are not those of the session")
+        asked = terms.task(task, arrays)
+        if (config.vector_length, config.modulus_bits) != asked.ring:
+            raise ProtocolError(
+                f"the session must have vector_length and modulus_bits {asked.ring}, "
+                f"got {config.vector_length} and {config.modulus_bits}"
+            )
+        if not asked.allows(config.parameters):
+            raise ProtocolError(
+                f"noise in shares needs {asked.plan.secagg_parameters}, got {config.parameters}"
+            )
+        cost = self.policy.cost(terms, asked, config)
+        if self.budget is not None and cost is not None:
+            self.budget.adopt(cost)
+            self._require_budget(self.budget, config)
+        return terms, asked
+
+    def _require_budget(self, budget: ClientBudget, config: Config) -> None:
+        try:
+            budget.require(config)
+        except BudgetExceededError as error:
+            raise BudgetExceededError(
+                f"target_epsilon {self.policy.target_epsilon:g} has no room for what this session costs; "
+                f"a larger one takes a new identity, in a folder of its own: {error}"
+            ) from None
+
 
 def is_introduced(directory: Directory, client_id: int, challenge: bytes, signature: bytes) -> bool:
     """Whether whoever made this signature is that client of the directory."""
@@ -92,12 +165,57 @@ def _introduction(client_id: int, challenge: bytes) -> bytes:
     return b"fedsec introduction 1\0" + client_id.to_bytes(4, "little") + challenge
 
 
-def enrol(folder: str | os.PathLike[str], num_nodes: int, *, max_corrupt: int, min_survivors: int) -> bytes:
+def _budget(state: Path, policy: NodePolicy, identity: Identity) -> ClientBudget | None:
+    """The node's own account of what has left it, made with its first session and never again.
+
+    Ledger, reservations and session store vouch for each other: each tells whether another one is gone. A
+    node keeps a budget for all of its life or for none of it, as exact sums would be in no ledger.
+    """
+    path, begun = state / "ledger", (state / "ledger.reserved").exists()
+    uploaded = _has_uploaded(state / "sessions", identity)
+    if not policy.private:
+        if begun:
+            raise LedgerError(
+                f"{path}: a node with a budget gives no exact sums; "
+                + ("that takes a new identity" if uploaded else _begin_anew(path))
+            )
+        return None
+    if begun and not path.exists():
+        raise LedgerError(f"{path}: it is gone; without it nothing leaves. A new one takes a new identity")
+    state.mkdir(mode=0o700, exist_ok=True)
+    try:
+        ledger = policy.ledger(path)
+    except LedgerError as error:
+        if uploaded:
+            raise
+        raise LedgerError(f"{error}; {_begin_anew(path)}") from None
+    if not begun and (uploaded or ledger.entries()):
+        raise LedgerError(
+            f"{path}: contributions have left this node that no ledger counts, or its reservations are gone; "
+            "a budget takes a new identity"
+        )
+    budget = ClientBudget(None, ledger)
+    if not uploaded and (ledger.entries() or budget.reserved()):
+        raise LedgerError(f"{state / 'sessions'}: it has forgotten what {path} has charged: it was put back")
+    return budget
+
+
+def _begin_anew(path: Path) -> str:
+    return f"as nothing has left this node, delete {path.name} and {path.name}.reserved to begin anew"
+
+
+def _has_uploaded(path: Path, identity: Identity) -> bool:
+    return path.exists() and SessionStore(path).has_claimed(identity.public_key, Phase.UPLOAD.value)
+
+
+def enrol(folder: str | os.PathLike[str], num_nodes: int, **policy: Any) -> bytes:
     """Folders 0, 1, ... of nodes on this machine, for simulations and tests: the authority's public key.
 
     A real study makes each identity on its own machine; see docs/identities.md. The directory lies beside
-    the folders, in `clients.directory`, and so does the authority's key, in `authority.pem`.
+    the folders, in `clients.directory`, and so does the authority's key, in `authority.pem`. `policy` is what
+    all of them insist on, the arguments of `NodePolicy`.
     """
+    insists = NodePolicy(**policy)
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     authority = Identity.new()
@@ -117,15 +235,13 @@ def enrol(folder: str | os.PathLike[str], num_nodes: int, *, max_corrupt: int, m
             "client_id": number,
             "authority": f'"{authority.public_key.hex()}"',
             "min_serial": directory.serial,
-            "max_corrupt": max_corrupt,
-            "min_survivors": min_survivors,
         }
         text = "".join(f"{name} = {value}\n" for name, value in said.items())
-        (root / str(number) / "node.toml").write_text(text)
+        (root / str(number) / "node.toml").write_text(f"{text}\n[policy]\n{insists.to_toml()}", "utf-8")
     return authority.public_key
 
 
-_MEMBERS = {"client_id": int, "authority": str, "min_serial": int, "max_corrupt": int, "min_survivors": int}
+_MEMBERS = {"client_id": int, "authority": str, "min_serial": int, "policy": dict}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -137,6 +253,10 @@ def _read(path: Path) -> dict[str, Any]:
         names = ", ".join(f"{name} ({kind.__name__})" for name, kind in _MEMBERS.items())
         raise IdentityError(f"{path}: it must hold {names}, and nothing else")
     try:
-        return said | {"authority": require_public_key("authority", bytes.fromhex(said["authority"]))}
+        authority = require_public_key("authority", bytes.fromhex(said["authority"]))
     except ValueError as error:
         raise IdentityError(f"{path}: authority must be a key in hexadecimal digits: {error}") from None
+    try:
+        return said | {"authority": authority, "policy": NodePolicy(**said["policy"])}
+    except (FedsecError, TypeError) as error:
+        raise IdentityError(f"{path}: [policy]: {error}") from None

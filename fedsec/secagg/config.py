@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedsec import masks
 from fedsec._checks import whole
-from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
+from fedsec.errors import InvalidArgumentError, InvalidTypeError, PolicyError
 from fedsec.secagg.identities import require_public_key
 from fedsec.secagg.parameters import Parameters
 from fedsec.secagg.quantizer import Quantizer
@@ -261,13 +261,13 @@ class Policy:
         whole("privacy_bits", self.privacy_bits, minimum=1)
 
     def require(self, config: Config) -> None:
-        """Raises `ProtocolError` if the configuration is weaker than this policy."""
+        """Raises `PolicyError` if the configuration is weaker than this policy."""
         if not config.authenticated:
-            raise ProtocolError("the policy of a client takes authenticated configurations, got semi_honest")
+            raise PolicyError("the policy of a client takes authenticated configurations, got semi_honest")
         for name in ("max_corrupt", "min_survivors", "privacy_bits"):
             least, got = getattr(self, name), getattr(config.parameters, name)
             if got < least:
-                raise ProtocolError(f"the policy of this client wants {name} of at least {least}, got {got}")
+                raise PolicyError(f"the policy of this client wants {name} of at least {least}, got {got}")
 
 
 def decode_config(data: bytes) -> Config:

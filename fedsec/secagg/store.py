@@ -70,6 +70,9 @@ class _Rows(Protocol):
     def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
         """Whether any session of a round has had this step."""
 
+    def ever_claimed(self, identity: bytes, step: str) -> bool:
+        """Whether any session of an identity has had this step."""
+
 
 class _Table(Protocol):
     """Where the rows are kept."""
@@ -193,6 +196,12 @@ class SessionStore:
                 raise ProtocolError(f"session {session_id.hex()} has had {MAX_STEPS} steps, the most allowed")
             rows.put(identity, session_id, _Session(session.round_id, (*session.steps, word)))
 
+    def has_claimed(self, identity: bytes, step: str) -> bool:
+        """Whether any session of an identity has ever had this step; arguments as for `claim`."""
+        _require_bytes("identity", identity, 1, MAX_IDENTITY_BYTES)
+        with self._table.writing() as rows:
+            return rows.ever_claimed(identity, _require_step(step))
+
     def end_session(self, identity: bytes, session_id: bytes) -> None:
         """Lets no further claims into a session, which is done or aborted; its id stays used.
 
@@ -260,6 +269,13 @@ class _FileRows:
         )
         return self._connection.execute(query, (identity, _encode(round_id), step)).fetchone() is not None
 
+    def ever_claimed(self, identity: bytes, step: str) -> bool:
+        query = (
+            "SELECT 1 FROM sessions WHERE identity = ? "
+            "AND instr(' ' || steps || ' ', ' ' || ? || ' ') LIMIT 1"
+        )
+        return self._connection.execute(query, (identity, step)).fetchone() is not None
+
 
 @dataclass(repr=False)
 class _MemoryTable:
@@ -301,6 +317,9 @@ class _MemoryTable:
 
     def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
         return (identity, round_id, step) in self.claims
+
+    def ever_claimed(self, identity: bytes, step: str) -> bool:
+        return any((whose, what) == (identity, step) for whose, _, what in self.claims)
 
 
 def _encode(round_id: int) -> bytes:

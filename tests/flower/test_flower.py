@@ -20,6 +20,8 @@ import pytest
 
 pytest.importorskip("flwr", reason="flwr is not installed: make test-flower")
 
+from protocol.node_policies import insist
+
 from fedsec.integrations.node import enrol
 
 pytestmark = pytest.mark.flower
@@ -27,6 +29,9 @@ pytestmark = pytest.mark.flower
 APP = Path(__file__).parent / "app"
 NODES = 4
 SECONDS = 1200  # a bound on every wait, many times what it takes
+# What the owners of the nodes let the app have: exact sums, of these numbers.
+OWNER = {"max_corrupt": 1, "min_survivors": 3}
+EXACT = OWNER | {"noise": ["none"], "metrics": ["num-examples", "number", "secret-loss"]}
 RAY_IS_LATE = "The current node timed out during startup"  # after 30 seconds, which nothing can change
 
 
@@ -41,7 +46,7 @@ class Flower:
 
     def __init__(self, folder):
         self.folder, self.port, self.started = folder, free_port(), []
-        self.authority = enrol(folder / "nodes", NODES, max_corrupt=1, min_survivors=3).hex()
+        self.authority = enrol(folder / "nodes", NODES, **EXACT).hex()
         home = folder / "home"
         home.mkdir()
         options = "options.num-supernodes = 4\noptions.backend.client-resources.num-cpus = 1\n"
@@ -57,6 +62,10 @@ class Flower:
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; 1 if not said
             "OMP_NUM_THREADS": "1",
         }
+
+    def insist(self, **policy):
+        for number in range(NODES):
+            insist(self.folder / "nodes" / str(number), **policy)
 
     def start(self, *words):
         with self.log(words[0]).open("a") as log:
@@ -102,9 +111,9 @@ class Flower:
         words = " ".join(f"{name}={value}" for name, value in said.items())
         return self.start("flwr", "run", app, "here", "--stream", "--run-config", words)
 
-    def report(self, run):
+    def report(self, run, name="out.json"):
         run.wait(SECONDS)
-        out, log = self.folder / "out.json", self.log("flwr").read_text()
+        out, log = self.folder / name, self.log("flwr").read_text()
         assert out.exists(), log
         return json.loads(out.read_text()), log
 
@@ -174,6 +183,7 @@ def test_simulation(flower):
 def test_the_example_learns_within_its_budget(flower):
     pytest.importorskip("sklearn")
     privacy = {"epsilon": 1e4, "rounds": 3}  # four clients: room for noise that training stands
+    flower.insist(**OWNER, target_epsilon=1e4, metrics=["accuracy"])
     report = flower.simulate(APP.parents[2] / "examples" / "flower", **privacy)
     assert len(report["accuracy"]) == 4
     assert report["accuracy"][-1] > max(0.3, report["accuracy"][0] + 0.1)
@@ -183,6 +193,7 @@ def test_the_example_learns_within_its_budget(flower):
 
 
 def test_deployment_with_a_node_killed_in_the_middle_of_a_round(flower):
+    """And then a run that asks for more than the owners of the nodes that are left allow."""
     trap = flower.folder / "trap"
     os.mkfifo(trap)
     victim = NODES - 1
@@ -204,3 +215,15 @@ def test_deployment_with_a_node_killed_in_the_middle_of_a_round(flower):
     require_moved_by(report, 2 * mean(range(NODES - 1)))
     require_nothing_in_clear(report)
     require_metrics(report, range(NODES - 1))
+
+    flower.insist(**EXACT | {"metrics": ["num-examples"]})
+    run = flower.run(clients=NODES - 1, rounds=1, out=f"'{flower.folder}/refused.json'")
+    report, log = flower.report(run, "refused.json")
+    assert report["arrays"] == {}
+    assert log.count("no answer: fedsec: PolicyError") == NODES - 1
+    assert "secret-loss" not in log
+    for number in range(NODES - 1):
+        owner = (
+            f"fedsec: refused by [policy] of {flower.folder}/nodes/{number}/node.toml: the metric 'number'"
+        )
+        assert owner in flower.log("flower-supernode").read_text()

@@ -1,6 +1,7 @@
 """Flower's own strategies and ClientApp over a grid in this process: what is hidden, refused and charged."""
 
 import json
+import logging
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, Krum
 from flwr.supercore.task_identity import TaskIdentity
+from protocol.node_policies import insist
 
 from fedsec.accounting import Ledger
 from fedsec.errors import (
@@ -97,13 +99,30 @@ class InProcess(Grid):
 
 @pytest.fixture
 def grid(tmp_path):
-    authority = enrol(tmp_path, NODES, max_corrupt=0, min_survivors=3)
+    authority = enrol(tmp_path, NODES, **OWNER)
     one = InProcess(tmp_path)
     one.authority = authority
     return one
 
 
-def strategy_of(grid, inner=None, **settings):
+OWNER = {
+    "max_corrupt": 0,
+    "min_survivors": 3,
+    "noise": ["none"],
+    "metrics": ["num-examples", "accuracy", "loss"],
+}
+TRUSTING = OWNER | {"noise": ["central", "distributed", "local"], "target_epsilon": 1e3}
+
+
+def insist_all(grid, **policy):
+    for number in range(NODES):
+        insist(grid.root / str(number), **policy)
+
+
+def strategy_of(grid, inner=None, policy=None, **settings):
+    """With owners who allow what is asked for, or whatever is in `policy`."""
+    if policy or "l2_clip_norm" in settings:
+        insist_all(grid, **(policy or TRUSTING))
     return SecureAggregation(
         inner or FedAvg(min_train_nodes=3, min_available_nodes=3),
         directory=grid.root / "clients.directory",
@@ -380,6 +399,55 @@ def test_a_ledger_outlives_the_run(grid, tmp_path):
     left = ledger.remaining(ledger.entries()[0].event)
     with pytest.raises(BudgetExceededError, match=f"room for {left} rounds"):
         strategy_of(grid, ledger=path, **PRIVACY).start(grid, initial(), num_rounds=left + 1)
+
+
+@pytest.fixture
+def said(caplog):
+    """What the nodes of this process log, for their owners."""
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+
+
+def reasons(grid):
+    """What the server hears of errors."""
+    return {reply.error.reason for reply in grid.replies if reply.has_error()}
+
+
+def test_a_refusal_tells_the_owner_what_to_write_and_the_server_a_name(grid, said):
+    strategy = strategy_of(grid, policy=TRUSTING | {"min_noise_multiplier": 4.0}, **PRIVACY)
+    result = strategy.start(grid, initial(), num_rounds=1)
+    assert not result.arrays
+    assert reasons(grid) == {"fedsec: PolicyError"}
+    assert len(said()) == NODES
+    assert said()[0] == (
+        f"fedsec: refused by [policy] of {grid.root / '0' / 'node.toml'}: the noise multiplier is 1; "
+        "this node has min_noise_multiplier = 4.0, to take it: min_noise_multiplier = 0.99"
+    )
+
+
+def test_owners_who_said_nothing_of_it_take_no_exact_sums(grid, said):
+    result = strategy_of(grid, policy={"max_corrupt": 0, "min_survivors": 3}).start(grid, initial(), 2)
+    assert not result.arrays
+    assert reasons(grid) == {"fedsec: PolicyError"}
+    assert all("noise is 'none'" in one for one in said())
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_rounds_and_evaluations_beyond_the_nodes_own_budget(grid, said, evaluates):
+    """The server plans for as much as it likes; each node gives what its ledger has room for."""
+    plan = PRIVACY | {"noise": "local", "target_epsilon": 1e3}
+    policy = TRUSTING | {"target_epsilon": 7.7}  # of two contributions, 6.6; of three, 8.4
+    metrics = METRICS if evaluates else None
+    strategy = strategy_of(grid, policy=policy, evaluate_metrics=metrics, **plan)
+    result = strategy.start(grid, initial(), num_rounds=3)
+    assert reasons(grid) == {"fedsec: BudgetExceededError"}
+    assert len(result.evaluate_metrics_clientapp) == int(evaluates)
+    for number in range(NODES):
+        ledger = Ledger.open(grid.root / str(number) / "state" / "ledger")
+        assert len(ledger.entries()) == 2
+        assert ledger.epsilon() <= 7.7
+    assert all("target_epsilon 7.7 has no room" in one for one in said())
 
 
 @pytest.mark.parametrize("message_type", ["train", "evaluate"])

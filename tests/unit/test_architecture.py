@@ -51,7 +51,7 @@ MAY_IMPORT = {
         "masks",
     },
     "training": {"_kernels", "clipping", "sampling", "noise", "accounting"},
-    "integrations": {"_kernels", "accounting", "clipping", "federated", "masks", "secagg"},
+    "integrations": {"_kernels", "accounting", "clipping", "distributed", "federated", "masks", "secagg"},
     "report": {"accounting"},
     "measure": {
         "_kernels",

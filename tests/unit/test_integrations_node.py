@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fedsec.errors import FedsecError, IdentityError, InvalidArgumentError, ProtocolError
+from fedsec.errors import FedsecError, IdentityError, InvalidArgumentError, PolicyError, ProtocolError
 from fedsec.integrations.node import Node, enrol, is_introduced
 from fedsec.secagg import Config, Directory, Identity, recommend
 
@@ -59,7 +59,7 @@ def test_a_weak_configuration_is_refused(folder):
     path = folder / "1" / "node.toml"
     path.write_text(path.read_text().replace("min_survivors = 3", "min_survivors = 4"))
     node = Node.load(folder / "1")
-    with pytest.raises(ProtocolError, match="min_survivors"):
+    with pytest.raises(PolicyError, match="min_survivors"):
         node.participant.join(node.accept(proposal(folder)))
 
 

@@ -40,6 +40,20 @@ def started(store):
 
 
 class TestSessions:
+    def test_whether_anything_of_a_kind_was_ever_let_out(self, store):
+        for number in (1, 2):
+            store.open_session(ALICE, session(number), number, MANY)
+        store.claim(ALICE, session(1), "share")
+        assert not store.has_claimed(ALICE, "upload")
+        store.claim(ALICE, session(1), "upload")
+        store.end_session(ALICE, session(1))
+        store.claim(ALICE, session(2), "uploads")
+        assert store.has_claimed(ALICE, "upload")
+        assert not store.has_claimed(BOB, "upload")
+        assert not store.has_claimed(ALICE, "up")
+        with pytest.raises(InvalidArgumentError, match="step must be"):
+            store.has_claimed(ALICE, "no word")
+
     def test_a_session_id_is_used_once_in_whatever_round(self, started):
         for round_id in (5, 6, 2**64 - 1):
             with pytest.raises(ProtocolError, match=f"session {session(1).hex()} was started before"):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedsec.errors import ProtocolError
+from fedsec.errors import BudgetExceededError, PolicyError, ProtocolError
 from fedsec.integrations.flower import records
 from fedsec.integrations.node import Node
 from fedsec.secagg import Config
@@ -34,12 +34,18 @@ def secure_aggregation_mod(message: Message, context: Context, call_next: App) -
     by the partition id in the `fedsec-nodes` of the run's configuration.
     """
     try:
-        answer = _answer(message, context, call_next)
+        return Message(_answer(message, context, call_next), reply_to=message)
+    except (PolicyError, BudgetExceededError) as error:
+        _log.error("fedsec: refused by [policy] of %s: %s", _folder(context) / "node.toml", error)
+        return _error(message, error)
     except Exception as error:
         _log.exception("fedsec: no answer")
-        code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-        return Message(Error(code, f"fedsec: {type(error).__name__}"), reply_to=message)
-    return Message(answer, reply_to=message)
+        return _error(message, error)
+
+
+def _error(message: Message, error: Exception) -> Message:
+    code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return Message(Error(code, f"fedsec: {type(error).__name__}"), reply_to=message)
 
 
 def _answer(message: Message, context: Context, call_next: App) -> RecordDict:
@@ -51,30 +57,17 @@ def _answer(message: Message, context: Context, call_next: App) -> RecordDict:
         return records.reply(node.participant.join(node.accept(asked.payload)))
 
     def vector(config: Config) -> npt.NDArray[np.integer[Any]]:
-        return _asked_of_the_app(config, asked, message, context, call_next)
+        return _asked_of_the_app(node, config, asked, message, context, call_next)
 
     return records.reply(node.participant.answer(asked.session_id, asked.payload, vector))
 
 
 def _asked_of_the_app(
-    config: Config, asked: records.Asked, message: Message, context: Context, call_next: App
+    node: Node, config: Config, asked: records.Asked, message: Message, context: Context, call_next: App
 ) -> npt.NDArray[np.integer[Any]]:
-    """What this client adds to the sum, if the model, the terms and the task are those of the session."""
-    # A fresh process may answer each message, and only this one needs torch.
-    from fedsec.integrations.terms import Terms
-
-    terms, name = Terms.from_bytes(asked.terms), message.metadata.message_type.partition(".")[0]
+    """What this client adds to the sum, if the session and the node's own policy allow it."""
     before = records.arrays_of(message)
-    if config.model_digest != terms.digest(name, before):
-        raise ProtocolError("the model, the terms, or what is asked for are not those of the session")
-    task = terms.task(name, before)
-    if (config.vector_length, config.modulus_bits) != task.ring:
-        raise ProtocolError(
-            f"the session must have vector_length and modulus_bits {task.ring}, "
-            f"got {config.vector_length} and {config.modulus_bits}"
-        )
-    if not task.allows(config.parameters):
-        raise ProtocolError(f"noise in shares needs {task.plan.secagg_parameters}, got {config.parameters}")
+    terms, task = node.undertake(config, asked.terms, message.metadata.message_type.partition(".")[0], before)
     reply = call_next(records.without(message), context)
     if reply.has_error():
         raise ProtocolError("the app answered with an error")

@@ -1,0 +1,567 @@
+"""What nodes refuse to servers that plan too little noise, too much work, or a forgetful ledger.
+
+Real sessions: each message is answered by a node that is loaded from its folder for it alone, as a restart
+between any two messages would have it. The server is one that says whatever it likes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from protocol.node_policies import insist
+
+import fedsec
+from fedsec import distributed
+from fedsec.accounting import Gaussian, Ledger, NeighboringRelation
+from fedsec.errors import (
+    AggregationAborted,
+    BudgetExceededError,
+    FedsecError,
+    IdentityError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    LedgerError,
+    PolicyError,
+    ProtocolError,
+    UnsupportedError,
+)
+from fedsec.federated.settings import Settings
+from fedsec.integrations.metrics import Metrics
+from fedsec.integrations.node import Node, enrol
+from fedsec.integrations.policy import NodePolicy
+from fedsec.integrations.terms import EVALUATE, TRAIN, Terms
+from fedsec.secagg import Config, Phase, Server, recommend
+
+NODES = 4
+VICTIM = 1
+MODEL = {"w": np.zeros((3, 2), np.float32)}
+OWNER = {"max_corrupt": 0, "min_survivors": 3}
+ACCURACY = Metrics((("accuracy", 0.0, 1.0),))
+PARAMETERS = recommend(num_clients=NODES, corrupt_fraction=0.0, dropout_fraction=0.25)
+
+
+def planned(noise="distributed", num_rounds=1, *, evaluate=(), train=(), weighted_by="num-examples", **said):
+    """What a server asks for; with noise="none" without privacy."""
+    if noise != "none":
+        said = {"l2_clip_norm": 1.0, "noise_multiplier": 2.0, "target_delta": 1e-5, "noise": noise} | said
+    if noise == "distributed":
+        said = {"corrupt_fraction": 0.0, "dropout_fraction": 0.25} | said
+    settings = Settings(num_clients=NODES, num_rounds=num_rounds, **said)
+    return Terms(settings, weighted_by, Metrics(tuple(train)), Metrics(tuple(evaluate)))
+
+
+class Study:
+    """Enrolled nodes, and a server of all of them."""
+
+    def __init__(self, root):
+        self.root, self.worked = root, []
+
+    def node(self, number=VICTIM):
+        return Node.load(self.root / str(number))
+
+    def insist(self, **policy):
+        insist(self.root / str(VICTIM), **OWNER | policy)
+
+    def state(self, number=VICTIM):
+        return self.root / str(number) / "state"
+
+    def charged(self, number=VICTIM):
+        return [entry.event for entry in Ledger.open(self.state(number) / "ledger").entries()]
+
+    def reserved(self, number=VICTIM):
+        return list(self.node(number).budget.reserved().values())
+
+    def run(self, terms, task=TRAIN, *, parameters=PARAMETERS, told=None, silent=None):
+        """One session: its mean, and who refused what.
+
+        Clients are `told` other terms than those that the session is bound to; once the phase `silent` is due
+        the server asks nothing more.
+        """
+        asked, refused = terms.task(task, MODEL), {}
+        length, bits = asked.ring
+        config = Config(
+            session_id=os.urandom(32),
+            round_id=time.time_ns(),
+            participants=dict(self.node(0).directory),
+            vector_length=length,
+            modulus_bits=bits,
+            parameters=parameters,
+            model_digest=terms.digest(task, MODEL),
+        )
+        server = Server(config)
+
+        def ask(client, question):
+            try:
+                server.receive(client, question(self.node(client)))
+            except FedsecError as error:
+                refused[client] = error
+
+        for client in range(NODES):
+            ask(client, lambda node: node.participant.join(node.accept(config.to_bytes())))
+        try:
+            answers = server.close_phase()
+            while server.phase is not Phase.DONE:
+                if server.phase.value == silent:
+                    return None, refused
+                for client, message in answers.items():
+                    ask(
+                        client,
+                        lambda node, m=message: node.participant.answer(
+                            config.session_id, m, lambda c: self.work(node, c, told or terms, task)
+                        ),
+                    )
+                answers = server.close_phase()
+        except AggregationAborted:
+            return None, refused
+        return asked.mean(server.result(), config.session_id), refused
+
+    def work(self, node, config, terms, name):
+        """The app: everything moves by one, the accuracy is 1/2."""
+        terms, task = node.undertake(config, terms.to_bytes(), name, MODEL)
+        self.worked.append(node.client_id)
+        after = {key: value + 1.0 for key, value in MODEL.items()}
+        return task.contribution(MODEL, after, [0.5] * len(task.metrics), 1.0, config.session_id)
+
+
+@pytest.fixture
+def study(tmp_path):
+    def enrolled(**policy):
+        enrol(tmp_path / "nodes", NODES, **(OWNER | policy))
+        return Study(tmp_path / "nodes")
+
+    return enrolled
+
+
+@lru_cache
+def epsilon_of(noise_multiplier, count):
+    return (
+        fedsec.PLDAccountant(neighboring_relation=NeighboringRelation.REPLACE_SPECIAL)
+        .compose(Gaussian(noise_multiplier), count)
+        .epsilon(1e-5)
+    )
+
+
+def room_for(count, noise_multiplier=2.0):
+    """A budget for so many contributions of a noise multiplier, and for half of one more."""
+    low, high = epsilon_of(noise_multiplier, count), epsilon_of(noise_multiplier, count + 1)
+    return {"target_epsilon": 0.5 * (low + high), "target_delta": 1e-5}
+
+
+def require_all_refused(study, terms, error, match, task=TRAIN, **said):
+    """All nodes, by name and before any of them works; nothing is charged."""
+    mean, refused = study.run(terms, task, **said)
+    assert mean is None
+    assert set(refused) == set(range(NODES))
+    for one in refused.values():
+        assert type(one) is error
+        with pytest.raises(error, match=match):
+            raise one
+    assert study.worked == []
+    if study.node().budget is not None:
+        assert study.charged() == study.reserved() == []
+
+
+# ---- an honest server
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local", "central"])
+def test_a_session_that_the_policy_allows_is_charged_to_each_node(study, noise):
+    nodes = study(noise=[noise], **room_for(2))
+    mean, refused = nodes.run(planned(noise))
+    assert mean is not None
+    assert refused == {}
+    for number in range(NODES):
+        (event,) = nodes.charged(number)
+        assert nodes.reserved(number) == []
+        ledger = Ledger.open(nodes.state(number) / "ledger")
+        assert ledger.epsilon() <= epsilon_of(2.0, 1) * (1 + 1e-9)
+        if noise != "distributed":
+            assert event == Gaussian(2.0)
+
+
+def test_a_node_of_the_servers_own_target_goes_all_the_way_and_no_further(study):
+    """Calibrated by numeric accounting on one side, charged as one goes on the other: the same number."""
+    count = 3
+    nodes = study(target_epsilon=3.0, target_delta=1e-5, noise=["distributed", "local", "central"])
+    asked = {"noise_multiplier": None, "target_epsilon": 3.0, "target_delta": 1e-5}
+    terms = planned("local", count, **asked)
+    for _ in range(count):
+        mean, refused = nodes.run(terms)
+        assert mean is not None
+        assert refused == {}
+    mean, refused = nodes.run(terms)
+    assert mean is None
+    assert {type(error) for error in refused.values()} == {BudgetExceededError}
+    assert len(nodes.charged()) == count
+
+
+def test_more_survivors_than_the_fewest_cost_less(study):
+    nodes = study(**room_for(3))
+    nodes.run(planned(), silent="agree")
+    (worst,) = nodes.reserved()
+    assert nodes.charged() == []
+    nodes.run(planned())
+    (all_four,) = nodes.charged()
+    assert nodes.reserved() == [worst]
+    assert all_four.variance == pytest.approx(worst.variance * 3 / 2)  # one of each is known to whoever looks
+
+
+# ---- too little noise
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local"])
+@pytest.mark.parametrize("multiplier", [0.3, 1e-2])
+def test_less_noise_than_the_owner_insists_on(study, noise, multiplier):
+    nodes = study(min_noise_multiplier=0.5, target_epsilon=1e6)
+    says = r"noise multiplier is 0\.\d*; this node has min_noise_multiplier = 0.5, to take it: min_noise"
+    require_all_refused(nodes, planned(noise, noise_multiplier=multiplier), PolicyError, says)
+
+
+def test_the_line_that_a_refusal_names_takes_what_was_refused(study):
+    nodes = study(min_noise_multiplier=2.5, noise=["local"], target_epsilon=1e3)
+    path = nodes.root / str(VICTIM) / "node.toml"
+    for asked in (planned("local"), planned("distributed"), planned("distributed", evaluate=ACCURACY.bounds)):
+        task = EVALUATE if asked.evaluate_metrics else TRAIN
+        _, refused = nodes.run(asked, task)
+        old, new = str(refused[VICTIM]).split("this node has ")[1].split(", to take it: ")
+        text = path.read_text()
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new))
+    for asked in (planned("local"), planned("distributed")):
+        assert VICTIM not in nodes.run(asked)[1]
+    assert VICTIM not in nodes.run(planned(evaluate=ACCURACY.bounds), EVALUATE)[1]
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local", "central"])
+def test_as_much_noise_as_the_owner_insists_on_is_enough(study, noise):
+    nodes = study(min_noise_multiplier=2.0, noise=[noise], target_epsilon=10.0)
+    assert nodes.run(planned(noise))[1] == {}
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local"])
+def test_noise_that_one_contribution_breaks_the_budget_with(study, noise):
+    terms = planned(noise, noise_multiplier=0.2)
+    require_all_refused(study(), terms, BudgetExceededError, "target_epsilon 3 has no room .* new identity")
+
+
+def test_noise_of_next_to_nothing(study):
+    """Shares that no law has are no plan at all; noise enough for itself breaks any budget."""
+    with pytest.raises(UnsupportedError, match="share"):
+        planned(noise_multiplier=1e-6).task(TRAIN, MODEL)
+    require_all_refused(study(), planned("local", noise_multiplier=1e-6), BudgetExceededError, "no room")
+
+
+@pytest.mark.parametrize("noise", ["central", "none"])
+def test_noise_that_the_server_only_promises_and_exact_sums_are_for_owners_who_say_so(study, noise):
+    says = rf'noise is \'{noise}\'; this node has noise = \["distributed", "local"\], to take it: noise = \['
+    require_all_refused(study(), planned(noise), PolicyError, says)
+
+
+def test_control_a_node_that_takes_exact_sums_gives_them(study):
+    nodes = study(noise=["none"])
+    mean, refused = nodes.run(planned("none"))
+    assert refused == {}
+    np.testing.assert_allclose(mean.update, 1.0)
+    assert nodes.node().budget is None
+    assert not (nodes.state() / "ledger").exists()
+
+
+def test_shares_sized_for_fewer_corrupt_clients_than_the_owner_counts_with(study):
+    """The plan says nobody is corrupt; the node counts the honest shares of its own session."""
+    nodes = study(max_corrupt=1, target_epsilon=20.0)
+    parameters = recommend(num_clients=NODES, corrupt_fraction=0.25, dropout_fraction=0.25)
+    terms = planned(dropout_fraction=0.0)
+    plan = terms.task(TRAIN, MODEL).plan.distributed
+    assert (plan.cohort.max_corrupt, plan.cohort.min_survivors) == (0, 4)
+    nodes.run(terms, parameters=parameters, silent="agree")
+    assert nodes.reserved() == [], "fewer survivors than the noise is for"
+    terms = planned()
+    assert nodes.run(terms, parameters=parameters)[1] == {}
+    (event,) = nodes.charged()
+    cohort = distributed.Cohort(NODES, parameters.min_survivors, 1)
+    assert event.variance == pytest.approx(cohort.honest_shares(4) * plan_of(terms).shares.variance)
+
+
+def plan_of(terms):
+    return terms.task(TRAIN, MODEL).plan.distributed
+
+
+@pytest.mark.parametrize("name", ["max_corrupt", "min_survivors"])
+def test_a_session_of_fewer_than_the_owner_counts_with(study, name):
+    """Refused when it is proposed: what a cohort full of the server's own clients would need."""
+    nodes = study(**{name: OWNER[name] + 2})
+    require_all_refused(nodes, planned(), PolicyError, f"{name} of at least {OWNER[name] + 2}, got")
+
+
+# ---- too much work
+
+
+@pytest.mark.parametrize(("noise", "done"), [("local", 2), ("distributed", 3)])
+def test_rounds_end_when_the_nodes_own_budget_does(study, noise, done):
+    """Whatever number of rounds the server planned, and in runs of its own each.
+
+    As nobody is lost, shares of noise cost less than at worst, and two such rounds leave room for a third.
+    """
+    nodes = study(noise=[noise], **room_for(2))
+    means = [nodes.run(planned(noise, num_rounds=number))[0] for number in range(1, done + 2)]
+    assert [mean is not None for mean in means] == [True] * done + [False]
+    assert len(nodes.charged()) == done
+    assert nodes.reserved() == []
+    assert len(nodes.worked) == NODES * done, "nobody works for a session that will be refused"
+
+
+def test_evaluations_are_charged_as_training_is(study):
+    nodes = study(noise=["local"], metrics=["accuracy"], **room_for(2))
+    terms = planned("local", evaluate=ACCURACY.bounds)
+    assert nodes.run(terms, EVALUATE)[1] == {}
+    assert nodes.run(terms, TRAIN)[1] == {}
+    mean, refused = nodes.run(terms, EVALUATE)
+    assert mean is None
+    assert type(refused[VICTIM]) is BudgetExceededError
+    assert nodes.charged() == [Gaussian(2.0)] * 2
+
+
+def test_a_server_that_says_a_round_has_failed_has_it_counted(study):
+    """The others can open what has been uploaded: it counts, settled or not."""
+    nodes = study(noise=["local"], **room_for(2))
+    for _ in range(3):
+        nodes.run(planned("local"), silent="agree")
+    assert nodes.charged() == []
+    assert nodes.reserved() == [Gaussian(2.0)] * 2
+    assert len(nodes.worked) == 2 * NODES
+
+
+# ---- terms that are not those of the session
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        planned(noise_multiplier=1.0),
+        planned("local"),
+        planned(num_rounds=7),
+        planned(l2_clip_norm=100.0),
+        planned("none"),
+    ],
+    ids=["less noise", "another place", "more rounds", "a wider clip", "exact"],
+)
+def test_terms_of_another_digest(study, told):
+    require_all_refused(study(), planned(), ProtocolError, "not those of the session", told=told)
+
+
+def test_units_that_nobody_clips_are_no_terms():
+    """A plan for records would leave a client's whole update unclipped."""
+    with pytest.raises(UnsupportedError, match="unit must be 'client'"):
+        planned("central", unit="record", sampling_probability=0.1, num_records=1000)
+    with pytest.raises(UnsupportedError, match="secure_aggregation must be True"):
+        planned("local", secure_aggregation=False)
+
+
+# ---- numbers beside updates
+
+
+def test_metrics_that_the_owner_did_not_name(study):
+    says = r"the metric 'accuracy' is asked for; .* to take it: metrics = \[\"num-examples\", \"accuracy\"\]"
+    require_all_refused(study(), planned(evaluate=ACCURACY.bounds), PolicyError, says, EVALUATE)
+
+
+def test_an_exact_sum_with_metrics_that_the_owner_did_not_name(study):
+    nodes = study(noise=["none"])
+    require_all_refused(nodes, planned("none", train=ACCURACY.bounds), PolicyError, "'accuracy'")
+
+
+def test_the_weight_of_an_exact_mean_is_a_number_like_any_other(study):
+    """Weighted by a secret its sum would be seen."""
+    nodes = study(noise=["none"])
+    require_all_refused(nodes, planned("none", weighted_by="income"), PolicyError, "'income'")
+
+
+# ---- a ledger that has forgotten
+
+
+def spent(study):
+    """A node with one contribution charged, which has room for three."""
+    nodes = study(noise=["local"], **room_for(3))
+    assert nodes.run(planned("local"))[1] == {}
+    return nodes
+
+
+def test_a_ledger_that_is_gone(study):
+    nodes = spent(study)
+    (nodes.state() / "ledger").unlink()
+    with pytest.raises(LedgerError, match="it is gone"):
+        nodes.node()
+    assert not (nodes.state() / "ledger").exists()
+
+
+def test_reservations_that_are_gone(study):
+    nodes = spent(study)
+    (nodes.state() / "ledger.reserved").unlink()
+    with pytest.raises(LedgerError, match="reservations are gone"):
+        nodes.node()
+
+
+def test_a_ledger_and_reservations_that_are_gone(study):
+    nodes = spent(study)
+    for name in ("ledger", "ledger.reserved"):
+        (nodes.state() / name).unlink()
+    for _ in range(2):  # and it stays so, whatever the first attempt left
+        with pytest.raises(LedgerError, match="no ledger counts"):
+            nodes.node()
+
+
+def test_a_session_store_that_is_gone(study):
+    nodes = spent(study)
+    (nodes.state() / "sessions").unlink()
+    with pytest.raises(LedgerError, match="sessions: it has forgotten"):
+        nodes.node()
+
+
+def test_a_ledger_put_back(study, tmp_path):
+    nodes = spent(study)
+    shutil.copy(nodes.state() / "ledger", tmp_path / "before")
+    nodes.run(planned("local"))
+    shutil.copy(tmp_path / "before", nodes.state() / "ledger")
+    with pytest.raises(LedgerError, match="2 entries and are 1"):
+        nodes.node()
+
+
+def test_somebody_elses_ledger(study):
+    nodes = spent(study)
+    shutil.copy(nodes.state(0) / "ledger", nodes.state() / "ledger")
+    with pytest.raises(LedgerError, match="not the ledger that was charged before"):
+        nodes.node()
+
+
+def test_a_node_whose_ledger_is_gone_takes_no_part_and_the_others_go_on(study):
+    nodes = spent(study)
+    (nodes.state() / "ledger").unlink()
+    mean, refused = nodes.run(planned("local"))
+    assert mean is not None
+    assert {client: type(error) for client, error in refused.items()} == {VICTIM: LedgerError}
+
+
+def test_a_budget_is_not_raised_once_something_has_left(study):
+    nodes = study(noise=["local"], **room_for(2))
+    nodes.node()
+    nodes.insist(noise=["local"], target_epsilon=100.0)
+    with pytest.raises(
+        LedgerError, match=r"target_epsilon of this ledger is .* delete ledger and ledger.reserved"
+    ):
+        nodes.node()
+    for name in ("ledger", "ledger.reserved"):
+        (nodes.state() / name).unlink()
+    assert nodes.run(planned("local"))[1] == {}
+    nodes.insist(noise=["local"], target_epsilon=1000.0)
+    with pytest.raises(LedgerError, match=r"target_epsilon of this ledger is 100.0, got 1000.0$"):
+        nodes.node()
+
+
+def test_a_node_with_a_budget_gives_no_exact_sums(study):
+    nodes = spent(study)
+    nodes.insist(noise=["none"])
+    with pytest.raises(LedgerError, match="gives no exact sums"):
+        nodes.node()
+
+
+def test_a_node_that_gave_exact_sums_begins_no_budget(study):
+    nodes = study(noise=["none"])
+    nodes.run(planned("none"))
+    nodes.insist()
+    with pytest.raises(LedgerError, match="no ledger counts"):
+        nodes.node()
+
+
+def test_control_a_whole_folder_put_back_is_not_noticed(study, tmp_path):
+    """What no file can see (docs/flower.md): the session store's own promise ends there as well."""
+    nodes = spent(study)
+    shutil.copytree(nodes.state(), tmp_path / "before")
+    nodes.run(planned("local"))
+    shutil.rmtree(nodes.state())
+    shutil.copytree(tmp_path / "before", nodes.state())
+    assert len(nodes.charged()) == 1
+    assert nodes.run(planned("local"))[1] == {}
+
+
+# ---- the table itself
+
+
+@pytest.mark.parametrize(
+    ("policy", "error", "says"),
+    [
+        ({"noise": "central"}, InvalidTypeError, "list of strings"),
+        ({"noise": []}, InvalidArgumentError, "noise must be of"),
+        ({"noise": ["loud"]}, InvalidArgumentError, "loud"),
+        ({"noise": ["local", "local"]}, InvalidArgumentError, "each once"),
+        ({"noise": ["none", "local"]}, InvalidArgumentError, "alone"),
+        ({"noise": ["none"], "target_epsilon": 3.0}, InvalidArgumentError, "target_epsilon belongs to noise"),
+        ({"noise": ["none"], "min_noise_multiplier": 1}, InvalidArgumentError, "belongs to noise"),
+        ({"target_epsilon": 0.0}, InvalidArgumentError, "target_epsilon"),
+        ({"target_epsilon": float("inf")}, InvalidArgumentError, "target_epsilon"),
+        ({"target_epsilon": float("nan")}, InvalidArgumentError, "target_epsilon"),
+        ({"target_delta": 1.0}, InvalidArgumentError, "target_delta"),
+        ({"min_noise_multiplier": -1.0}, InvalidArgumentError, "min_noise_multiplier"),
+        ({"metrics": ["a\nb"]}, InvalidArgumentError, "printable"),
+        ({"metrics": [7]}, InvalidTypeError, "list of strings"),
+        ({"min_survivors": 2}, InvalidArgumentError, "min_survivors"),
+        ({"max_corrupt": True}, InvalidTypeError, "max_corrupt"),
+    ],
+)
+def test_policies_that_are_none(policy, error, says):
+    with pytest.raises(error, match=says):
+        NodePolicy(**OWNER | policy)
+
+
+def test_what_is_not_said_is_strict():
+    said = NodePolicy(**OWNER)
+    assert said.private
+    assert said.noise == ("distributed", "local")
+    assert (said.target_epsilon, said.target_delta) == (3.0, 1e-5)
+    assert said.metrics == ("num-examples",)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {},
+        {"noise": ["none"], "metrics": []},
+        {"noise": ["central"], "target_epsilon": 8, "target_delta": 1e-9, "min_noise_multiplier": 0.25},
+        {"metrics": ["Genauigkeit, gemessen", 'a "quoted" \\ name', "精度", "🙂"]},
+    ],
+)
+def test_a_policy_that_was_written_is_read_back(study, policy):
+    nodes = study(**policy)
+    assert nodes.node().policy == NodePolicy(**OWNER | policy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[policy]", "[policies]"),
+        ("max_corrupt = 0", "most_corrupt = 0"),
+        ("max_corrupt = 0", "max_corrupt = 0\nnoise_multiplier = 1.0"),
+        ("target_epsilon = 3.0", 'target_epsilon = "3.0"'),
+    ],
+)
+def test_a_table_that_is_none(study, old, new):
+    nodes = study()
+    path = nodes.root / str(VICTIM) / "node.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(IdentityError, match=r"node\.toml"):
+        nodes.node()
+
+
+def test_messages_before_the_upload_do_without_torch(study):
+    """A fresh process may answer each, and torch takes longer to come than most of them to answer."""
+    folder = study().root / str(VICTIM)
+    program = (
+        "import sys; from fedsec.integrations.node import Node; "
+        f"Node.load({str(folder)!r}); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
