@@ -1,7 +1,6 @@
 """Flower's own strategies and ClientApp over a grid in this process: what is hidden, refused and charged."""
 
 import json
-import logging
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -404,9 +403,7 @@ def test_a_ledger_outlives_the_run(grid, tmp_path):
 @pytest.fixture
 def said(caplog):
     """What the nodes of this process log, for their owners."""
-    logging.getLogger("flwr").addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    logging.getLogger("flwr").removeHandler(caplog.handler)
+    return lambda: [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
 def reasons(grid):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from fedsec.errors import (
 )
 from fedsec.federated.settings import Settings
 from fedsec.integrations.metrics import Metrics
-from fedsec.integrations.node import Node, enrol
+from fedsec.integrations.node import Node, enrol, tomllib
 from fedsec.integrations.policy import NodePolicy
 from fedsec.integrations.terms import EVALUATE, TRAIN, Terms
 from fedsec.secagg import Config, Phase, Server, recommend
@@ -523,6 +524,16 @@ def test_what_is_not_said_is_strict():
     assert said.noise == ("distributed", "local")
     assert (said.target_epsilon, said.target_delta) == (3.0, 1e-5)
     assert said.metrics == ("num-examples",)
+
+
+def test_the_documented_policy_is_one():
+    """And says of what is left out what the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "flower.md").read_text("utf-8")
+    said = tomllib.loads(page[page.index("client_id = 7") :].partition("```")[0])["policy"]
+    assert said.pop("min_noise_multiplier") == 0.5
+    assert said.pop("metrics") == ["accuracy"]
+    required = {name: said[name] for name in ("max_corrupt", "min_survivors")}
+    assert NodePolicy(**said) == NodePolicy(**required)
 
 
 @pytest.mark.parametrize(
