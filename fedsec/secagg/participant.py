@@ -71,7 +71,8 @@ class Participant:
     folder : str or path
         Made if it is not there, for the owner alone, on a local disk. It holds the `SessionStore`, the key
         under which sessions rest, and the session that is under way. It must never be put back to an earlier
-        state: see `SessionStore`.
+        state (see `SessionStore`); a record of sessions that is gone, or older than the session beside it, is
+        refused.
     client_id : int
     identity : Identity, optional
     policy : Policy, optional
@@ -102,11 +103,10 @@ class Participant:
         with _files.errors_named(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._client_id, self._identity = client_id, identity
-        self._own: dict[str, Any] = {
-            "policy": policy,
-            "store": SessionStore(self._folder / "sessions"),
-            "budget": budget,
-        }
+        # The key is made after the record, so that a folder with a key has had one.
+        opened = SessionStore.open if self._key_path.exists() else SessionStore
+        self._store = opened(self._folder / "sessions")
+        self._own: dict[str, Any] = {"policy": policy, "store": self._store, "budget": budget}
         with _files.alone_in(self._folder):
             self._key = self._own_key()
 
@@ -135,6 +135,11 @@ class Participant:
             rest = self._rest()
             if rest and rest.session_id == config.session_id:
                 return _answer_of(rest)
+            if rest and not self._store.has_started(rest.session_id):
+                raise StoreError(
+                    f"{self._folder / 'sessions'}: it knows nothing of the session beside it, and so was put "
+                    "back to an earlier state"
+                )
             with closing(Client(config, self._client_id, self._identity, **self._own)) as client:
                 message = client.start()
                 self._keep(config.session_id, _NOTHING, client, message)
@@ -210,11 +215,14 @@ class Participant:
     def _path(self) -> Path:
         return self._folder / "session"
 
+    @property
+    def _key_path(self) -> Path:
+        return self._folder / "session.key"
+
     def _own_key(self) -> bytes:
-        path = self._folder / "session.key"
-        if not path.exists():
-            _files.replace(path, fresh_bytes(snapshot.KEY_BYTES), 0o600)
-        return _files.read(path, snapshot.KEY_BYTES, private=True)
+        if not self._key_path.exists():
+            _files.replace(self._key_path, fresh_bytes(snapshot.KEY_BYTES), 0o600)
+        return _files.read(self._key_path, snapshot.KEY_BYTES, private=True)
 
 
 def _answer_of(rest: _Rest, digest: bytes | None = None) -> bytes:

@@ -73,6 +73,9 @@ class _Rows(Protocol):
     def ever_claimed(self, identity: bytes, step: str) -> bool:
         """Whether any session of an identity has had this step."""
 
+    def started(self, session_id: bytes) -> bool:
+        """Whether any identity has started this session."""
+
 
 class _Table(Protocol):
     """Where the rows are kept."""
@@ -111,6 +114,16 @@ class SessionStore:
         table = _FileTable(path)
         table.prepare()
         self._table: _Table = table
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> SessionStore:
+        """A store that must be there already; `StoreError` if it is gone, or empty.
+
+        A new one in its place would allow again what it forbids.
+        """
+        table = _FileTable(path)
+        table.require_made()
+        return cls(path)
 
     @classmethod
     def in_memory(cls) -> SessionStore:
@@ -202,6 +215,12 @@ class SessionStore:
         with self._table.writing() as rows:
             return rows.ever_claimed(identity, _require_step(step))
 
+    def has_started(self, session_id: bytes) -> bool:
+        """Whether any identity has started this session (32 bytes)."""
+        _require_bytes("session_id", session_id, SESSION_BYTES, SESSION_BYTES)
+        with self._table.writing() as rows:
+            return rows.started(session_id)
+
     def end_session(self, identity: bytes, session_id: bytes) -> None:
         """Lets no further claims into a session, which is done or aborted; its id stays used.
 
@@ -222,6 +241,11 @@ class _FileTable:
 
     def __repr__(self) -> str:
         return repr(str(self._file.path))
+
+    def require_made(self) -> None:
+        """Raises if there is nothing in the file, or no file."""
+        if self._file.is_blank():
+            raise StoreError(f"{self._file.path}: the record of sessions that was here is gone")
 
     def prepare(self) -> None:
         """Makes the file if there is none, and refuses one that is no store."""
@@ -276,6 +300,10 @@ class _FileRows:
         )
         return self._connection.execute(query, (identity, step)).fetchone() is not None
 
+    def started(self, session_id: bytes) -> bool:
+        query = "SELECT 1 FROM sessions WHERE session = ? LIMIT 1"
+        return self._connection.execute(query, (session_id,)).fetchone() is not None
+
 
 @dataclass(repr=False)
 class _MemoryTable:
@@ -320,6 +348,9 @@ class _MemoryTable:
 
     def ever_claimed(self, identity: bytes, step: str) -> bool:
         return any((whose, what) == (identity, step) for whose, _, what in self.claims)
+
+    def started(self, session_id: bytes) -> bool:
+        return any(one == session_id for _, one in self.sessions)
 
 
 def _encode(round_id: int) -> bytes:
