@@ -34,6 +34,7 @@ else:
 
 _DAY = 24 * 60 * 60 * 10**9
 _CHALLENGE_BYTES = 32
+_ANOTHER = "another budget takes another folder, whose ledger knows nothing of this one's"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Node:
         passphrase = os.environ.get("FEDSEC_PASSPHRASE")
         identity = Identity.load(place / "identity.pem", passphrase.encode() if passphrase else None)
         client_id, policy = said["client_id"], said["policy"]
-        budget = _budget(place / "state", policy, identity)
+        budget = _budget(place / "state", policy)
         participant = Participant(place / "state", client_id, identity, policy=policy.session, budget=budget)
         return cls(client_id, directory, participant, identity, policy, budget)
 
@@ -148,8 +149,8 @@ class Node:
             budget.require(config)
         except BudgetExceededError as error:
             raise BudgetExceededError(
-                f"target_epsilon {self.policy.target_epsilon:g} has no room for what this session costs; "
-                f"a larger one takes a new identity, in a folder of its own: {error}"
+                f"target_epsilon {self.policy.target_epsilon:g} has no room for what this session costs "
+                f"({_ANOTHER}): {error}"
             ) from None
 
 
@@ -165,23 +166,24 @@ def _introduction(client_id: int, challenge: bytes) -> bytes:
     return b"fedsec introduction 1\0" + client_id.to_bytes(4, "little") + challenge
 
 
-def _budget(state: Path, policy: NodePolicy, identity: Identity) -> ClientBudget | None:
+def _budget(state: Path, policy: NodePolicy) -> ClientBudget | None:
     """The node's own account of what has left it, made with its first session and never again.
 
     Ledger, reservations and session store vouch for each other: each tells whether another one is gone. A
     node keeps a budget for all of its life or for none of it, as exact sums would be in no ledger.
     """
-    path, begun = state / "ledger", (state / "ledger.reserved").exists()
-    uploaded = _has_uploaded(state / "sessions", identity)
+    path, sessions = state / "ledger", state / "sessions"
+    begun = _holds_anything(state / "ledger.reserved")
+    uploaded = _holds_anything(sessions) and SessionStore(sessions).has_claimed(Phase.UPLOAD.value)
     if not policy.private:
         if begun:
             raise LedgerError(
                 f"{path}: a node with a budget gives no exact sums; "
-                + ("that takes a new identity" if uploaded else _begin_anew(path))
+                + (_ANOTHER if uploaded else _begin_anew(path))
             )
         return None
     if begun and not path.exists():
-        raise LedgerError(f"{path}: it is gone; without it nothing leaves. A new one takes a new identity")
+        raise LedgerError(f"{path}: it is gone, and without it nothing leaves; {_ANOTHER}")
     state.mkdir(mode=0o700, exist_ok=True)
     try:
         ledger = policy.ledger(path)
@@ -192,11 +194,11 @@ def _budget(state: Path, policy: NodePolicy, identity: Identity) -> ClientBudget
     if not begun and (uploaded or ledger.entries()):
         raise LedgerError(
             f"{path}: contributions have left this node that no ledger counts, or its reservations are gone; "
-            "a budget takes a new identity"
+            + _ANOTHER
         )
     budget = ClientBudget(None, ledger)
     if not uploaded and (ledger.entries() or budget.reserved()):
-        raise LedgerError(f"{state / 'sessions'}: it has forgotten what {path} has charged: it was put back")
+        raise LedgerError(f"{sessions}: it has forgotten what {path} has charged, and so was put back")
     return budget
 
 
@@ -204,8 +206,9 @@ def _begin_anew(path: Path) -> str:
     return f"as nothing has left this node, delete {path.name} and {path.name}.reserved to begin anew"
 
 
-def _has_uploaded(path: Path, identity: Identity) -> bool:
-    return path.exists() and SessionStore(path).has_claimed(identity.public_key, Phase.UPLOAD.value)
+def _holds_anything(path: Path) -> bool:
+    # To open an empty store makes it anew, which is the participant's to allow; a budget begins with more.
+    return path.exists() and path.stat().st_size > 0
 
 
 def enrol(folder: str | os.PathLike[str], num_nodes: int, **policy: Any) -> bytes:

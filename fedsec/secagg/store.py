@@ -70,8 +70,8 @@ class _Rows(Protocol):
     def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
         """Whether any session of a round has had this step."""
 
-    def ever_claimed(self, identity: bytes, step: str) -> bool:
-        """Whether any session of an identity has had this step."""
+    def ever_claimed(self, step: str) -> bool:
+        """Whether any session has had this step."""
 
     def started(self, session_id: bytes) -> bool:
         """Whether any identity has started this session."""
@@ -209,11 +209,10 @@ class SessionStore:
                 raise ProtocolError(f"session {session_id.hex()} has had {MAX_STEPS} steps, the most allowed")
             rows.put(identity, session_id, _Session(session.round_id, (*session.steps, word)))
 
-    def has_claimed(self, identity: bytes, step: str) -> bool:
-        """Whether any session of an identity has ever had this step; arguments as for `claim`."""
-        _require_bytes("identity", identity, 1, MAX_IDENTITY_BYTES)
+    def has_claimed(self, step: str) -> bool:
+        """Whether any session has ever had this step, whoever's: an identity may have had keys before."""
         with self._table.writing() as rows:
-            return rows.ever_claimed(identity, _require_step(step))
+            return rows.ever_claimed(_require_step(step))
 
     def has_started(self, session_id: bytes) -> bool:
         """Whether any identity has started this session (32 bytes)."""
@@ -293,12 +292,9 @@ class _FileRows:
         )
         return self._connection.execute(query, (identity, _encode(round_id), step)).fetchone() is not None
 
-    def ever_claimed(self, identity: bytes, step: str) -> bool:
-        query = (
-            "SELECT 1 FROM sessions WHERE identity = ? "
-            "AND instr(' ' || steps || ' ', ' ' || ? || ' ') LIMIT 1"
-        )
-        return self._connection.execute(query, (identity, step)).fetchone() is not None
+    def ever_claimed(self, step: str) -> bool:
+        query = "SELECT 1 FROM sessions WHERE instr(' ' || steps || ' ', ' ' || ? || ' ') LIMIT 1"
+        return self._connection.execute(query, (step,)).fetchone() is not None
 
     def started(self, session_id: bytes) -> bool:
         query = "SELECT 1 FROM sessions WHERE session = ? LIMIT 1"
@@ -346,8 +342,8 @@ class _MemoryTable:
     def claimed(self, identity: bytes, round_id: int, step: str) -> bool:
         return (identity, round_id, step) in self.claims
 
-    def ever_claimed(self, identity: bytes, step: str) -> bool:
-        return any((whose, what) == (identity, step) for whose, _, what in self.claims)
+    def ever_claimed(self, step: str) -> bool:
+        return any(claimed == step for _, _, claimed in self.claims)
 
     def started(self, session_id: bytes) -> bool:
         return any(one == session_id for _, one in self.sessions)

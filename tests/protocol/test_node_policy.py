@@ -36,7 +36,7 @@ from fedsec.integrations.metrics import Metrics
 from fedsec.integrations.node import Node, enrol, tomllib
 from fedsec.integrations.policy import NodePolicy
 from fedsec.integrations.terms import EVALUATE, TRAIN, Terms
-from fedsec.secagg import Config, Phase, Server, recommend
+from fedsec.secagg import Config, Identity, Phase, Server, recommend
 
 NODES = 4
 VICTIM = 1
@@ -247,7 +247,7 @@ def test_as_much_noise_as_the_owner_insists_on_is_enough(study, noise):
 @pytest.mark.parametrize("noise", ["distributed", "local"])
 def test_noise_that_one_contribution_breaks_the_budget_with(study, noise):
     terms = planned(noise, noise_multiplier=0.2)
-    require_all_refused(study(), terms, BudgetExceededError, "target_epsilon 3 has no room .* new identity")
+    require_all_refused(study(), terms, BudgetExceededError, "target_epsilon 3 has no room .* another folder")
 
 
 def test_noise_of_next_to_nothing(study):
@@ -404,6 +404,30 @@ def test_reservations_that_are_gone(study):
     nodes = spent(study)
     (nodes.state() / "ledger.reserved").unlink()
     with pytest.raises(LedgerError, match="reservations are gone"):
+        nodes.node()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("ledger", "not the ledger"), ("ledger.reserved", "reservations are gone")]
+)
+def test_a_file_that_was_emptied(study, name, says):
+    nodes = spent(study)
+    (nodes.state() / name).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=says):
+            nodes.node()
+
+
+def test_a_new_key_begins_no_new_budget(study):
+    """Which an owner may take at any time (docs/identities.md)."""
+    nodes = spent(study)
+    (nodes.root / str(VICTIM) / "identity.pem").unlink()
+    Identity.new().save(nodes.root / str(VICTIM) / "identity.pem")
+    assert len(nodes.charged()) == 1
+    assert nodes.node().budget is not None
+    for name in ("ledger", "ledger.reserved"):
+        (nodes.state() / name).unlink()
+    with pytest.raises(LedgerError, match="no ledger counts"):
         nodes.node()
 
 
