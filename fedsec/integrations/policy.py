@@ -114,7 +114,7 @@ class NodePolicy:
             path,
             target_epsilon=self.target_epsilon or 0.0,
             target_delta=self.target_delta or 0.0,
-            # Clients are units, a fixed cohort is asked; another one's place is not taken.
+            # Of all that `Terms` plan: a client of a fixed cohort, which may contribute nothing instead.
             neighboring_relation=NeighboringRelation.REPLACE_SPECIAL,
             accountant="gdp",
         )
