@@ -174,4 +174,5 @@ def test_round_after_round(tmp_path):
     assert soak.outcomes["exact sum"] >= ROUNDS // 4
     assert len(soak.outcomes) > 1
     assert sum(soak.wire.faults.values()) > ROUNDS // 2
-    assert grown < 32.0
+    if ROUNDS > 100:  # a few say nothing of memory
+        assert grown < 32.0

@@ -34,7 +34,7 @@ class Worker:
         self.rest = b""
         assert self.line() == ["ready"]
 
-    def line(self, seconds=300.0):
+    def line(self, seconds=1800.0):
         """The words of the next line; None if there is none in time."""
         while b"\n" not in self.rest:
             if not select.select([self.process.stdout], [], [], seconds)[0]:
