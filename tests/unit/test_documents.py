@@ -33,18 +33,10 @@ def test_translations_have_the_code_of_their_originals(path):
     assert BLOCK.findall(path.read_text()) == BLOCK.findall(original.read_text())
 
 
-def run(arguments, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    return subprocess.run(
-        arguments, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
-    )
-
-
 @pytest.mark.parametrize("text", list(blocks("python")))
-def test_python_blocks_run_as_printed(text, tmp_path):
+def test_python_blocks_run_as_printed(text, run):
     pytest.importorskip("torch")
-    done = run([sys.executable, "-c", text], tmp_path)
-    assert done.returncode == 0, done.stderr
+    run("python", text)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +64,9 @@ def commands():
 
 
 @pytest.mark.parametrize("words", list(commands()))
-def test_commands_run_as_printed(words, tmp_path):
-    for block in blocks("toml"):  # the first line names the file
-        text = block.values[0]
-        (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
-    done = run([sys.executable, "-m", *words], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+def test_commands_run_as_printed(words, run):
+    texts = [block.values[0] for block in blocks("toml")]  # the first line names the file
+    assert run("module", *words, files=[(text.partition("\n")[0].removeprefix("# "), text) for text in texts])
 
 
 def sessions():
@@ -95,7 +83,8 @@ def test_sessions_run_as_printed(text, tmp_path):
     fedsec.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedsec "$@"\n')
     fedsec.chmod(0o755)
     path = f"PATH={fedsec.parent}{os.pathsep}{os.environ['PATH']}"
-    done = run(["env", path, "sh", "-eu", "-c", text], tmp_path)
+    command = ["env", path, "PYTHONWARNINGS=error", "OMP_NUM_THREADS=1", "sh", "-eu", "-c", text]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 

