@@ -6,6 +6,7 @@ lies in their folders is what an administrator or a backup has left there.
 
 import itertools
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,12 +135,15 @@ def two_sums(path, meddle):
     return (first.server.result() - second.server.result()).tolist() == first.expected_sum([VICTIM])
 
 
-def test_a_record_that_is_gone_is_not_begun_anew(tmp_path):
+@pytest.mark.parametrize(
+    "take_away", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["gone", "empty"]
+)
+def test_a_record_that_is_gone_is_not_begun_anew(tmp_path, take_away):
     """Deleted as damaged, say, or left out of a copy: what it forbade would be allowed again."""
 
     def delete():
         for client in (10, 20, 30, 40):
-            (tmp_path / str(client) / "sessions").unlink()
+            take_away(tmp_path / str(client) / "sessions")
 
     assert "the record of sessions that was here is gone" in two_sums(tmp_path, delete)
 
