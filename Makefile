@@ -20,6 +20,7 @@ SITE   := "import sysconfig; print(sysconfig.get_path('purelib'))"
 WARN   := -std=c11 -O3 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only
 
 export OMP_NUM_THREADS ?= 1
+export PYTHONHASHSEED ?= 0
 
 .PHONY: demo test coverage test-flower test-ecosystem soak bench sanitize wheel docs lint type clean
 demo: $(STAMP)
