@@ -379,7 +379,7 @@ def run_forked(script, path):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED + script + REST, str(path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment, timeout=60
+        command, capture_output=True, text=True, check=True, env=environment, timeout=600
     ).stdout.split()
 
 
