@@ -8,6 +8,7 @@ prefix, and then the object without its signatures, with sorted names, no spaces
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -17,6 +18,11 @@ from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
 
 MAX_TEXT = 200  # characters of a name or a reason
 
+# Letters and marks that nothing is seen of, and that Python counts as printable (Unicode's
+# Default_Ignorable_Code_Point, and the empty Braille pattern).
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -85,7 +91,8 @@ def line(name: str, value: object, minimum: int = 1) -> str:
     """A short text that shows what it is: no control characters, and none that reorder or hide others."""
     if not isinstance(value, str):
         raise InvalidTypeError(f"{name} must be a text, got {type(value).__name__}")
-    if not minimum <= len(value) <= MAX_TEXT or not value.isprintable() or value != value.strip():
+    seen = value.isprintable() and value == value.strip() and not _UNSEEN.search(value)
+    if not minimum <= len(value) <= MAX_TEXT or not seen:
         raise InvalidArgumentError(
             f"{name} must be {minimum} to {MAX_TEXT} printable characters, no spaces around, got {value!r}"
         )

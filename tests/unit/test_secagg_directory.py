@@ -48,6 +48,59 @@ def path(tmp_path, three):
     return tmp_path / "clients.directory"
 
 
+# What a person may take for "Clínica A": of another script, composition or width, or the very same.
+LOOKALIKES = [
+    "Cl\u00ednica \u0410",
+    "Cli\u0301nica A",
+    "Cl\u00edn\u0456ca A",
+    "\uff23l\u00ednica A",
+    "Cl\u00ednica A",
+]
+
+
+@pytest.mark.parametrize("lookalike", LOOKALIKES, ids=ascii)
+def test_a_name_that_looks_like_another_stands_for_nobody(lookalike):
+    """Ids and keys decide; a name is for people, who compare keys (docs/identities.md)."""
+    mine = request(1, name="Cl\u00ednica A")
+    theirs = request(2, name=lookalike)
+    directory = Directory.new(TRUSTED).add(mine).add(theirs)
+    assert dict(directory) == {1: CLIENTS[1].public_key, 2: CLIENTS[2].public_key}
+    parameters = secagg.recommend(num_clients=3, corrupt_fraction=0.0, dropout_fraction=0.0)
+    keys = {1: CLIENTS[2].public_key, 2: CLIENTS[1].public_key, 3: CLIENTS[3].public_key}
+    config = secagg.Config(bytes(32), 1, keys, 3, parameters)
+    with pytest.raises(InvalidArgumentError, match="the key of client 1 is not the one of the trust store"):
+        secagg.Config.from_bytes(config.to_bytes(), directory)
+    with pytest.raises(IdentityError, match="does not go by the key"):
+        directory.rotate(Rotation.new(CLIENTS[2], CLIENTS[4], 1, TRUSTED))
+    if lookalike != mine.name:  # not even the signed text of the one serves for the other
+        with pytest.raises(IdentityError, match="not signed"):
+            dataclasses.replace(mine, name=lookalike)
+
+
+HIDDEN = [
+    "\u200b",
+    "\u202e",
+    "\u00ad",
+    "\ufeff",
+    "\u2066",
+    "\n",
+    "\x00",
+    "\u3164",
+    "\u115f",
+    "\u034f",
+    "\ufe0f",
+    "\uffa0",
+    "\u2800",
+    "\U000e0100",
+]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=ascii)
+def test_a_name_hides_nothing(hidden):
+    with pytest.raises(InvalidArgumentError, match="printable"):
+        request(1, name=f"Cl\u00ednica{hidden}A")
+
+
 class TestMapping:
     def test_it_maps_ids_to_keys_in_order(self, three):
         assert dict(three) == {i: CLIENTS[i].public_key for i in (0, 1, 2)}
