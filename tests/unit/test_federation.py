@@ -333,7 +333,7 @@ def test_the_step_is_minus_the_mean_clipped_gradient_over_the_public_count(secur
 
 
 def test_any_indexable_data_set_will_do_and_an_empty_draw_too():
-    arguments = {**RECORD, "sampling_probability": 1e-9}
+    arguments = {**RECORD, "sampling_probability": 1e-12}
     federation = federate(num_clients=4, **arguments)
     rnd = next(federation.rounds())
     rnd.submit_records(2, shard(10), squared_error)
