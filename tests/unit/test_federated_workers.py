@@ -136,6 +136,7 @@ def test_results_do_not_depend_on_the_number_of_workers():
     assert not torch.allclose(flat(again), models[0], atol=1e-3)
 
 
+@pytest.mark.usefixtures("alone")
 def test_plans_travel():
     """Two counts of six clients and integer noise never bring a bound back: 2 * 0.37 * 6 is no integer."""
     federation = federate(
