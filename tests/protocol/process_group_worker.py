@@ -82,7 +82,7 @@ def takes(dtype):
 def main():
     rank, where, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.set_num_threads(1)
-    timeout = timedelta(seconds=120)
+    timeout = timedelta(seconds=300)
     dist.init_process_group(
         "gloo", init_method=f"file://{where}", rank=rank, world_size=SIZE, timeout=timeout
     )

@@ -21,12 +21,13 @@ import training_worker as worker
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("torch.distributed has no gloo here", allow_module_level=True)
 
-LIMIT = 300  # seconds, for two processes on a busy machine
+TESTS = Path(__file__).parents[1]
+LIMIT = 900  # seconds, for two processes on a busy machine
 
 
 def run(scenario, folder):
     """What each of two processes printed."""
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
     processes = [
         subprocess.Popen(
             [sys.executable, worker.__file__, str(rank), "2", str(folder / "store"), scenario],
@@ -77,11 +78,11 @@ def test_the_sum_is_that_of_one_process(both, alone, training):
 
 
 def test_noise_is_added_once(both):
-    """Twice would double the variance; 6 standard errors of it are less than a tenth."""
+    """Twice would double the variance. False alarm over keys: 1e-11, at 7 standard errors."""
     for found in (process["noise"] for process in both):
         assert found["count"] == 100 * 83
-        assert abs(found["variance"] - 1.0) < 6 * math.sqrt(2 / found["count"]) + 2e-3 < 0.1
-        assert abs(found["mean"]) < 6 / math.sqrt(found["count"])
+        assert abs(found["variance"] - 1.0) < 7 * math.sqrt(2 / found["count"]) + 2e-3 < 0.12
+        assert abs(found["mean"]) < 7 / math.sqrt(found["count"])
     assert both[0]["noise"] == both[1]["noise"]
 
 
@@ -93,7 +94,7 @@ def test_epsilon_is_that_of_one_process(both):
 
 
 def test_each_record_is_drawn_by_one_process(both):
-    """Nearly half of them a step, 30 steps: that one is never drawn has a probability below 1e-7."""
+    """Nearly half of them a step, 42 steps: that one is never drawn has a probability below 1e-10."""
     assert both[0]["draws"] == list(range(0, worker.RECORDS, 2))
     assert both[1]["draws"] == list(range(1, worker.RECORDS, 2))
 

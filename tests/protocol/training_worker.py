@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reference import draws
 from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -127,9 +128,9 @@ def draws_of_processes(rank):
 
     model = classifier(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    terms = {"batch_size": 20, "noise_multiplier": 1.0, "target_delta": 1e-5, "epochs": 10}
+    terms = {"batch_size": 20, "noise_multiplier": 1.0, "target_delta": 1e-5, "epochs": 14}
     privacy = fedsec.attach(model, optimizer, Watched(*records().tensors), **terms)
-    for _ in range(10):
+    for _ in range(14):
         run_epoch(model, optimizer, privacy)
     return sorted(set(seen))
 
@@ -247,8 +248,9 @@ def one_dies(rank, dying):
 def main():
     rank, count, store, scenario = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
+    draws.repeat(f"{scenario} {rank}")
     distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=timedelta(seconds=300)
     )
     if scenario == "together":
         found = together(rank, store.parent)
