@@ -17,7 +17,6 @@ import pytest
 from protocol.node_policies import insist
 
 import fedsec
-from fedsec import distributed
 from fedsec.accounting import Gaussian, Ledger, NeighboringRelation
 from fedsec.errors import (
     BudgetExceededError,
@@ -291,19 +290,21 @@ def test_control_a_node_that_takes_exact_sums_gives_them(study):
 
 def test_shares_sized_for_fewer_corrupt_clients_than_the_owner_counts_with(study):
     """The plan says nobody is corrupt; the node counts the honest shares of its own session."""
-    nodes = study(max_corrupt=1, target_epsilon=20.0)
-    parameters = recommend(num_clients=NODES, corrupt_fraction=0.25, dropout_fraction=0.25)
-    assert (parameters.max_corrupt, parameters.min_survivors) == (1, 3)
-    all_survive = planned(dropout_fraction=0.0)
-    assert plan_of(all_survive).cohort.min_survivors == 4
-    _, refusal = nodes.run(all_survive, parameters=parameters)
-    assert type(refusal) is ProtocolError, "fewer survivors than the noise is for"
-    terms = planned()
-    assert plan_of(terms).cohort.max_corrupt == 0
+    nodes = study(max_corrupt=2, target_epsilon=20.0)
+    parameters = recommend(num_clients=NODES, corrupt_fraction=0.5, dropout_fraction=0.0)
+    assert (parameters.max_corrupt, parameters.min_survivors) == (2, 4)
+    terms = planned(dropout_fraction=0.0)
+    plan = plan_of(terms)
+    assert (plan.cohort.max_corrupt, plan.cohort.honest_shares(4)) == (0, 3)
     assert nodes.run(terms, parameters=parameters)[1] is None
     (event,) = nodes.charged
-    honest = distributed.Cohort(NODES, 3, 1).honest_shares(NODES)
-    assert event.variance == pytest.approx(honest * plan_of(terms).shares.variance)
+    assert event.variance == pytest.approx(2 * plan.shares.variance)
+
+
+def test_a_session_of_fewer_survivors_than_the_noise_is_for(study):
+    _, refusal = study().run(planned(dropout_fraction=0.0))
+    assert type(refusal) is ProtocolError
+    assert "noise in shares needs" in str(refusal)
 
 
 def plan_of(terms):
