@@ -53,6 +53,14 @@ class TestSessions:
         with pytest.raises(InvalidArgumentError, match="step must be"):
             store.has_claimed("no word")
 
+    def test_whether_a_session_was_ever_started(self, started):
+        assert started.has_started(session(1))
+        assert not started.has_started(session(2))
+        started.end_session(ALICE, session(1))
+        assert started.has_started(session(1))
+        with pytest.raises(InvalidArgumentError, match="session_id must be 32 bytes"):
+            started.has_started(b"")
+
     def test_a_session_id_is_used_once_in_whatever_round(self, started):
         for round_id in (5, 6, 2**64 - 1):
             with pytest.raises(ProtocolError, match=f"session {session(1).hex()} was started before"):
@@ -250,6 +258,15 @@ class TestFile:
             SessionStore(path)
         with pytest.raises(StoreError, match="its mode"):
             store.open_session(ALICE, session(1), 5, 1)
+
+    def test_a_store_that_must_be_there_is_not_made(self, path):
+        for made in (lambda: None, path.touch):
+            made()
+            with pytest.raises(StoreError, match="sessions: the record of sessions that was here is gone"):
+                SessionStore.open(path)
+        assert path.read_bytes() == b""
+        SessionStore(path).open_session(ALICE, session(1), 1, 1)
+        assert SessionStore.open(path).has_started(session(1))
 
     def test_a_file_that_is_gone_is_not_made_again(self, path):
         store = SessionStore(path)
