@@ -213,14 +213,17 @@ def test_seeded_cohorts_repeat_and_others_do_not():
 
 
 def test_the_masks_of_a_rehearsal_are_real():
-    """An upload is uniform where the vector is zero, and what is lost mid-way comes off again."""
+    """An upload is uniform where the vector is zero, and what is lost mid-way comes off again.
+
+    False alarm over keys: 1e-11, at 7 standard errors of the mean.
+    """
     cohort = tuple(range(40))
     mechanism = without_noise(2000, 40)
     lost = {5: "upload", 9: "share"}
     collector = SessionKeyMasked(mechanism, default_parameters(40, 2), cohort, lost)
     collector.add(0, np.zeros(2000, np.int64))
     words = collector._sum.astype(np.float64) / 2.0**mechanism.modulus_bits
-    assert abs(words.mean() - 0.5) < 6 * (1 / 12 / 2000) ** 0.5
+    assert abs(words.mean() - 0.5) < 7 * (1 / 12 / 2000) ** 0.5
     for client in set(cohort) - {0, 5, 9}:
         collector.add(client, np.full(2000, client, np.int64))
     total = collector.finish(lost)

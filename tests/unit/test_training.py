@@ -173,7 +173,7 @@ def test_nobody_drawn_is_a_step_of_noise_alone(monkeypatch):
 
 
 def test_noise_has_the_planned_size_and_no_seed_decides_it(monkeypatch):
-    """400 steps of 83 coordinates: the variance is within 6 of its standard errors."""
+    """400 steps of 83 coordinates, within 7 standard errors. False alarm over keys: 1e-11."""
     monkeypatch.setattr(sampling, "poisson", lambda *_: np.zeros(0, np.int64))
     loop = Loop(epochs=100, noise_multiplier=1.5, l2_clip_norm=2.0)
     found = []
@@ -187,9 +187,9 @@ def test_noise_has_the_planned_size_and_no_seed_decides_it(monkeypatch):
                 found.append(torch.cat([p.grad.flatten() for p in loop.model.parameters()]))
             loop.optimizer.zero_grad()
     values = torch.stack(found).double() * 10 / (1.5 * loop.privacy.plan.rule.l2_sensitivity)
-    error = 6 * math.sqrt(2 / values.numel())
+    error = 7 * math.sqrt(2 / values.numel())
     assert abs(float(values.var()) - 1.0) < error + 2e-3
-    assert abs(float(values.mean())) < 6 / math.sqrt(values.numel())
+    assert abs(float(values.mean())) < 7 / math.sqrt(values.numel())
     assert not torch.equal(found[0], found[1])
     assert error < 0.1  # a multiplier off by a twentieth would be seen
 
