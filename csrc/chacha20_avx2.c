@@ -6,6 +6,7 @@
 #define NAME(x) fs_avx2_##x
 #define TARGET FS_TARGET("avx2")
 #define VECTOR __m256i
+#define SETS 2
 #define REPEAT32(x) _mm256_set1_epi32((int)(x))
 #define REPEAT64(x) _mm256_set1_epi64x((int64_t)(x))
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))

@@ -6,6 +6,7 @@
 #define NAME(x) fs_avx512_##x
 #define TARGET FS_TARGET("avx512f,avx512bw")
 #define VECTOR __m512i
+#define SETS 1
 #define REPEAT32(x) _mm512_set1_epi32((int)(x))
 #define REPEAT64(x) _mm512_set1_epi64((int64_t)(x))
 #define LOAD(p) _mm512_loadu_si512(p)

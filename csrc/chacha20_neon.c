@@ -6,6 +6,7 @@
 #define NAME(x) fs_neon_##x
 #define TARGET
 #define VECTOR uint32x4_t
+#define SETS 1
 #define REPEAT32 vdupq_n_u32
 #define REPEAT64(x) vreinterpretq_u32_u64(vdupq_n_u64(x))
 #define LOAD(p) vreinterpretq_u32_u8(vld1q_u8(p))

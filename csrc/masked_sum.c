@@ -8,6 +8,7 @@ void fs_chacha20(const fs_backend *backend, uint8_t *out, size_t n_blocks, const
                  const uint8_t *nonce, uint32_t counter)
 {
     backend->chacha20_blocks(out, n_blocks, key, nonce, counter);
+    fs_wipe_stack();
 }
 
 /* So much of the vector stays in the second-level cache while all groups of seeds are added. */

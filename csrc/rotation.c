@@ -10,25 +10,28 @@
 
 #include "core.h"
 
-/* Parts fit the first-level cache, and get all levels that need no other part while they are there. */
-enum { PART = 4096, PART_BLOCKS = PART / 512 };
+/* Parts fit the first-level cache, and get all levels that need no other part while they are there. Signs are made for
+ * two, a chunk of the widest kernels of ChaCha20. */
+enum { PART = 4096, SIGNED = 2 * PART };
 
 static const uint8_t ZERO_NONCE[12];
 
-/* Bit j of the keystream, counted from the lowest of its first byte, changes the sign of element j. */
-static void make_signs(const fs_backend *backend, uint8_t signs[PART / 8], size_t start, const uint8_t *key)
+/* The signs of a part. Bit j of the keystream, counted from the lowest of its first byte, changes that of element j. */
+static const uint8_t *part_signs(const fs_backend *backend, uint8_t signs[SIGNED / 8], size_t start, const uint8_t *key)
 {
-    backend->chacha20_blocks(signs, PART_BLOCKS, key, ZERO_NONCE, (uint32_t)(start / 512));
+    if (start % SIGNED == 0)
+        backend->chacha20_blocks(signs, SIGNED / 512, key, ZERO_NONCE, (uint32_t)(start / 512));
+    return signs + start % SIGNED / 8;
 }
 
 void fs_rotate(const fs_backend *backend, float *x, size_t length, size_t block, double scale, const uint8_t *key,
                int back)
 {
-    uint8_t signs[PART / 8] = {0};
+    static const uint8_t none[PART / 8];
+    uint8_t made[SIGNED / 8];
     float factor = (float)(scale / sqrt((double)block));
     for (size_t i = 0; i < length; i += PART) {
-        if (!back)
-            make_signs(backend, signs, i, key);
+        const uint8_t *signs = back ? none : part_signs(backend, made, i, key);
         size_t now = length - i < PART ? length - i : PART;
         backend->hadamard_parts(x + i, now, block < PART ? block : PART, signs, factor);
     }
@@ -36,7 +39,7 @@ void fs_rotate(const fs_backend *backend, float *x, size_t length, size_t block,
         for (size_t i = 0; i < length; i += block)
             backend->hadamard_levels(x + i, block, PART);
     for (size_t i = 0; back && i < length; i += PART) {
-        make_signs(backend, signs, i, key);
-        backend->hadamard_parts(x + i, length - i < PART ? length - i : PART, 1, signs, 1.0f);
+        size_t now = length - i < PART ? length - i : PART;
+        backend->hadamard_parts(x + i, now, 1, part_signs(backend, made, i, key), 1.0f);
     }
 }
