@@ -71,10 +71,6 @@
     .add_parts = PREFIX##_add_parts, .release32_32 = PREFIX##_release32_32,                                      \
     .release64_32 = PREFIX##_release64_32, .release64_64 = PREFIX##_release64_64
 
-/* AES keys as the masked sums want them: one after the other, each `rounds` + 1 round keys of 16 bytes. The
- * first holds the nonce too, so that it turns a counter into a cipher's first state. The last is complemented
- * for a sign of -1, so that the cipher's output comes out complemented, which is its negative less one. */
 enum { FS_AES128_ROUNDS = 10, FS_AES256_ROUNDS = 14 };
-#define FS_SCHEDULE(rounds) (16 * ((size_t)(rounds) + 1))
 
 #endif

@@ -17,8 +17,6 @@
 #endif
 #endif
 
-void fs_aesni_expand(uint8_t *keys, const uint8_t *seeds, const int8_t *signs, size_t n, int rounds);
-
 int fs_runs_aesni(void);
 int fs_runs_avx2(void);
 int fs_runs_avx2_vaes(void);

@@ -132,7 +132,7 @@ def test_every_length_and_ring_gives_the_bytes_of_generic(backend, lane, prg):
 
 
 @pytest.mark.parametrize("prg", _kernels.PRGS)
-@pytest.mark.parametrize("n_seeds", [85, 86, 116, 117, 250])
+@pytest.mark.parametrize("n_seeds", [85, 86, 96, 97, 116, 117, 250])
 def test_groups_of_seeds_add_up(backend, n_seeds, prg):
     """Key schedules are made for some seeds at a time."""
     rng = np.random.default_rng(n_seeds)
