@@ -230,11 +230,13 @@ def masked_sum(
         job = (piece, end - start, seed_rows, sign_row, len(signs), at, mask)
         _lib.fs_masked_sum(backend.table, generator, 8 * width, *job)
 
-    threads = num_threads or min(MAX_THREADS, _usable_cpus())
-    pieces = min(out.nbytes * len(signs) // THREAD_BYTES, PIECES_A_THREAD * threads)
-    if threads == 1 or pieces < (MIN_PIECES if num_threads else _fewest_pieces()):
+    pieces = out.nbytes * len(signs) // THREAD_BYTES
+    # For small sums the system is not asked about CPUs: it takes a microsecond or two to tell.
+    threads = 1 if pieces < MIN_PIECES else num_threads or min(MAX_THREADS, _usable_cpus())
+    if threads == 1 or (num_threads is None and pieces < _fewest_pieces()):
         add(0, out.size)
         return
+    pieces = min(pieces, PIECES_A_THREAD * threads)
     cuts = [0, *_cuts(out.size, pieces, offset, PIECE_BYTES // width), out.size]
     _share_out(list(pairwise(cuts)), add, threads - 1)
 
