@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 
@@ -21,14 +22,14 @@ class Worker:
     """The end that asks."""
 
     def __init__(self, program, *options, **environment):
+        path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             [sys.executable, program.__file__, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             env=os.environ
-            | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-            | {"OPENBLAS_NUM_THREADS": "1"}
+            | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             | environment,
         )
         self.rest = b""
@@ -60,20 +61,19 @@ class Worker:
 
     def run(self, *work, seconds=None, after=0):
         """What a child said until it was done, or killed so long after its `after`-th word; and its code."""
-        pid = self.start(*work)
-        said = [self.line() for _ in range(after)]
-        end = None if seconds is None else time.perf_counter() + seconds
-        while end is not None:
-            words = self.line(max(0.0, end - time.perf_counter()))
+        pid, said, end = self.start(*work), [], None
+        while True:
+            if seconds is not None and len(said) == after:
+                end = time.perf_counter() + seconds
+            words = self.line() if end is None else self.line(max(0.0, end - time.perf_counter()))
             if words is None:
                 with contextlib.suppress(ProcessLookupError):  # it is done, and has not said so yet
                     os.kill(pid, signal.SIGKILL)
-                break
-            if words[0] == "gone":
+                rest, (code,) = self.until_gone()
+                return said + rest, code
+            if words[0] == "gone":  # maybe sooner than it should
                 return said, words[1]
             said.append(words)
-        rest, (code,) = self.until_gone()
-        return said + rest, code
 
     def close(self):
         self.process.stdin.close()
@@ -104,5 +104,7 @@ def _child(work, arguments):
     try:
         say("child", os.getpid())
         code = work(*arguments) or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
