@@ -43,17 +43,19 @@ typedef union {
     fs_aes_sliced sliced;
 } fs_aes_key;
 
-enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP_BYTES = 4096, FS_QUANTIZE_GROUP = 512 };
+enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP_BYTES = 4096 };
 
-/* A grid of steps for the kernels of quantize.h: 1 / g, the largest quotient, and the largest value, as bits. Where
- * `fine`, single precision will do: its 1 / g, what that leaves, and its largest value. Results are reduced by mask
- * and stored in lanes of 16, 32 or 64 bits. */
+/* A group of values to be quantised has a word of 64 bits for every four. */
+enum { FS_QUANTIZE_GROUP = 512, FS_QUANTIZE_WORDS = 128, FS_QUANTIZE_BLOCKS = 64 };
+
+/* A grid of steps for the kernels of quantize.h: 1 / g, the largest quotient, and the largest value, as bits of a number in
+ * double and in single precision. `small` where no quotient is above 2^19 - 1. Results are reduced by mask and stored in
+ * lanes of 16, 32 or 64 bits. */
 typedef struct {
     double reciprocal, top;
     uint64_t limit, mask;
-    int fine, lane;
-    float single_reciprocal, single_rest;
     uint32_t single_limit;
+    int lane, small;
 } fs_grid;
 
 typedef struct fs_generator fs_generator;
@@ -91,10 +93,12 @@ struct fs_backend {
      * stream is long enough for them. */
     void (*normal32)(float *out, size_t n_groups, const fs_generator *generator, uint64_t block, float stddev);
     void (*normal64)(double *out, size_t n_groups, const fs_generator *generator, uint64_t block, double stddev);
-    /* Levels of FS_QUANTIZE_GROUP values by stochastic rounding with half as many uniform words, into the grid's lanes
-     * (quantize.h); not 0 when a value is out of range. */
-    uint64_t (*quantize32)(void *out, const float *values, const uint32_t *words, const fs_grid *grid);
-    uint64_t (*quantize64)(void *out, const double *values, const uint32_t *words, const fs_grid *grid);
+    /* Levels of groups of values by stochastic rounding, into the grid's lanes, with the stream's words from the first
+     * group's on (quantize.h); not 0 when a value is out of range. */
+    uint64_t (*quantize32)(void *out, const float *values, size_t n_groups, const fs_generator *generator,
+                           size_t first_group, const fs_grid *grid);
+    uint64_t (*quantize64)(void *out, const double *values, size_t n_groups, const fs_generator *generator,
+                           size_t first_group, const fs_grid *grid);
     /* And back: residues mod 2^bits in lanes stand for signed levels; not 0 when one is beyond bound. */
     uint64_t (*dequantize32)(float *out, const void *residues, size_t length, int lane, unsigned bits,
                              double step, int64_t bound);

@@ -1,15 +1,15 @@
 /* Between real vectors and the integers of a grid.
  *
- * Stochastic rounding: a value x becomes the integer nearest to x / g + v, v uniform in (-1/2, 1/2): in the mean it
- * is x / g. v is symmetric about 0 and never reaches 1/2, so a multiple of the step stays what it is. It has 32
- * random bits, or 22 where single precision will do, from the generator of noise (stream.c) under the key. Two values
- * share a word of 32 bits, one as it is and one with its halves exchanged: v is uniform for both, and beyond their
- * leading 16 bits, which are independent, they matter once in 2^16 values.
+ * Stochastic rounding: a value x becomes floor(x / g + u), u uniform in [0, 1), of 32 random bits: in the mean it is x / g,
+ * and a multiple of the step stays what it is. The bits come from the generator of noise (stream.c) under the key. Four
+ * values share a word of 64 bits: each sees another quarter of it first, and as its last 16 bits one that another value
+ * sees first. So u is uniform for each, and beyond their leading 16 bits, which are independent, the others matter once in
+ * 2^16 values.
  *
  * Values are secret: no branch depends on one, but on whether any is refused. */
-#include "core.h"
+#include <float.h>
 
-enum { GROUPS = 8, CHUNK = GROUPS * FS_QUANTIZE_GROUP };
+#include "core.h"
 
 static uint64_t bits_of(double x)
 {
@@ -27,69 +27,41 @@ static int told(uint64_t outside, void *out, size_t n_bytes)
     return 0;
 }
 
-/* The largest float that is no larger, for x >= 0. */
-static float rounded_down(double x)
+/* The largest float that is no larger, for x >= 0, as bits. */
+static uint32_t single_limit(double x)
 {
-    float near = x < 3e38 ? (float)x : 3e38f;
+    float near = x < (double)FLT_MAX ? (float)x : FLT_MAX;
     uint32_t bits;
     memcpy(&bits, &near, sizeof bits);
-    bits -= (double)near > x;
-    memcpy(&near, &bits, sizeof near);
-    return near;
+    return bits - ((double)near > x);
 }
 
 static fs_grid make_grid(double granularity, double max_abs, int lane, uint64_t mask)
 {
-    fs_grid grid = {1.0 / granularity, max_abs / granularity, bits_of(max_abs), mask, 0, lane, 0.0f, 0.0f, 0};
-    grid.fine = grid.top <= 0x1p21 && granularity >= 0x1p-100 && granularity <= 0x1p100;
-    if (grid.fine) {
-        float limit = rounded_down(max_abs);
-        grid.single_reciprocal = (float)grid.reciprocal;
-        grid.single_rest = (float)(grid.reciprocal - (double)grid.single_reciprocal);
-        memcpy(&grid.single_limit, &limit, sizeof limit);
-    }
-    return grid;
-}
-
-/* The words of a chunk, in the machine's order. */
-static void fill(const fs_generator *generator, uint32_t *words, size_t n, size_t chunk)
-{
-    static const uint32_t stream[3] = {0, 0, 0};
-    fs_generator_fill(generator, words, n * sizeof *words, stream, (uint32_t)(chunk * (CHUNK / 2 / 4)));
-    for (size_t j = 0; j < n; j++)
-        words[j] = fs_load32_le((const uint8_t *)&words[j]);
+    double top = max_abs / granularity;
+    return (fs_grid){1.0 / granularity, top, bits_of(max_abs), mask, single_limit(max_abs), lane, top <= 0x1p19 - 1.0};
 }
 
 #define DEFINE_QUANTIZE(BITS, TYPE)                                                                              \
     int fs_quantize##BITS(const fs_backend *backend, int lane, void *out, const TYPE *values, size_t length,     \
                           double granularity, double max_abs, uint64_t mask, const uint8_t *key)                 \
     {                                                                                                            \
-        uint32_t words[CHUNK / 2];                                                                               \
-        TYPE last[FS_QUANTIZE_GROUP];                                                                            \
-        uint64_t last_levels[FS_QUANTIZE_GROUP], outside = 0;                                                    \
-        fs_generator generator;                                                                                  \
-        fs_grid grid = make_grid(granularity, max_abs, lane, mask);                                              \
+        size_t n_groups = length / FS_QUANTIZE_GROUP, whole = n_groups * FS_QUANTIZE_GROUP;                      \
         size_t width = (size_t)lane / 8;                                                                         \
+        fs_grid grid = make_grid(granularity, max_abs, lane, mask);                                              \
+        fs_generator generator;                                                                                  \
         fs_generator_start(&generator, backend, key);                                                            \
-        for (size_t i = 0; i < length; i += FS_QUANTIZE_GROUP) {                                     \
-            const uint32_t *of_group = words + i % CHUNK / 2;                                                    \
-            uint8_t *to = (uint8_t *)out + i * width;                                                            \
-            size_t left = length - i;                                                                            \
-            if (i % CHUNK == 0)                                                                                  \
-                fill(&generator, words, (left < CHUNK ? (left + 511) / 512 * 512 : CHUNK) / 2, i / CHUNK);       \
-            if (left >= FS_QUANTIZE_GROUP) {                                                                     \
-                outside |= backend->quantize##BITS(to, values + i, of_group, &grid);                              \
-                continue;                                                                                        \
-            }                                                                                                    \
-            memset(last, 0, sizeof last);                                                                        \
-            memcpy(last, values + i, left * sizeof *last);                                                       \
-            outside |= backend->quantize##BITS(last_levels, last, of_group, &grid);                               \
-            memcpy(to, last_levels, left * width);                                                               \
+        uint64_t outside = backend->quantize##BITS(out, values, n_groups, &generator, 0, &grid);                 \
+        if (length > whole) {                                                                                    \
+            TYPE last[FS_QUANTIZE_GROUP] = {0};                                                                  \
+            uint64_t levels[FS_QUANTIZE_GROUP];                                                                  \
+            memcpy(last, values + whole, (length - whole) * sizeof *last);                                       \
+            outside |= backend->quantize##BITS(levels, last, 1, &generator, n_groups, &grid);                    \
+            memcpy((uint8_t *)out + whole * width, levels, (length - whole) * width);                            \
+            fs_wipe(last, sizeof last);                                                                          \
+            fs_wipe(levels, sizeof levels);                                                                      \
         }                                                                                                        \
         fs_wipe(&generator, sizeof generator);                                                                   \
-        fs_wipe(words, sizeof words);                                                                            \
-        fs_wipe(last, sizeof last);                                                                              \
-        fs_wipe(last_levels, sizeof last_levels);                                                                \
         return told(outside, out, length * width);                                                               \
     }
 

@@ -1,109 +1,106 @@
 /* Stochastic rounding to a grid and back (quantize.c), one body for all instruction sets.
  *
- * Included by one file an instruction set, which defines NAME(x), TARGET and MULTIPLY_SUBTRACT(x, y, z), x y - z
- * rounded once in single precision. The loops are plain C without branches that compilers turn into vectors. */
+ * Included by one file an instruction set, which defines NAME(x) and TARGET, and OWN_ROUNDING where it has another body for
+ * the rounding. The loops are plain C without branches that compilers turn into vectors. */
 #include "floats.h"
 
-/* Added to a number below 2^22 and 2^51, these round it to an integer, which the lowest bits of the sum hold. */
-#define ROUND_SINGLE 0x1.8p23f
-#define ROUND_DOUBLE 0x1.8p52
+/* A number whose last place is 2^-32: 2^20 + 2^19, with room for 2^19 on both sides. */
+#define FIXED_POINT UINT64_C(0x4138000000000000)
 
-FS_INLINE TARGET uint32_t swap_halves(uint32_t word)
+/* Added to a number below 2^63, it rounds to a multiple of 2^12, which the lowest bits of the sum count. */
+#define MULTIPLE 0x1.8p64
+#define MULTIPLE_BITS UINT64_C(0x43f8000000000000)
+
+#ifndef OWN_ROUNDING
+
+/* floor(q + word 2^-32), for |q| < 2^19: q becomes a multiple of 2^-32 in the sum, and the floor is its upper half. */
+FS_INLINE TARGET int32_t rounded(double q, uint32_t word)
 {
-    return word << 16 | word >> 16;
+    uint64_t sum = fs_double_bits(q + fs_as_double(FIXED_POINT | word));
+    return (int32_t)((uint32_t)(sum >> 32) - (uint32_t)(FIXED_POINT >> 32));
 }
 
-/* For 2^21 steps at most: q = x / g as a sum of two numbers, off by 2^-25 at most. The word's leading 22 bits k make
- * v = (k + 1/2) 2^-22 - 1/2. */
-FS_INLINE TARGET int32_t single_level(float x, uint32_t word, float reciprocal, float rest)
+/* For 2^62 steps at most: first the multiple of 2^12 that is nearest to q, then the rest, at most 2^11, rounded. */
+FS_INLINE TARGET int64_t rounded_wide(double q, uint32_t word, double top)
 {
-    float v = fs_as_single(word >> 9 | UINT32_C(0x3f800001)) - 1.5f;
-    float q = x * reciprocal, missing = MULTIPLY_SUBTRACT(x, reciprocal, q) + x * rest;
-    float shifted = q + ROUND_SINGLE, beyond = (q - (shifted - ROUND_SINGLE)) + missing;
-    return (int32_t)(fs_single_bits(shifted) + fs_single_bits((beyond + v) + ROUND_SINGLE) -
-                     2 * UINT32_C(0x4b400000));
-}
-
-/* For 2^62 steps at most: first the multiple of 2^12 that is nearest to q, then the rest, below 2^12, rounded.
- * v = (word + 1/2) 2^-32 - 1/2. */
-FS_INLINE TARGET uint64_t double_level(double x, uint32_t word, double reciprocal, double top)
-{
-    double v = (double)(int32_t)(word ^ UINT32_C(0x80000000)) * 0x1p-32 + 0x1p-33;
-    double q = x * reciprocal;
     q = q < top ? q : top;
     q = q > -top ? q : -top;
-    double shifted = q + ROUND_DOUBLE * 0x1p12, beyond = q - (shifted - ROUND_DOUBLE * 0x1p12);
-    return (fs_double_bits(shifted) - UINT64_C(0x43f8000000000000)) * 4096 +
-           (fs_double_bits((beyond + v) + ROUND_DOUBLE) - UINT64_C(0x4338000000000000));
+    double shifted = q + MULTIPLE, rest = q - (shifted - MULTIPLE);
+    return (int64_t)((fs_double_bits(shifted) - MULTIPLE_BITS) * 4096 + (uint64_t)(int64_t)rounded(rest, word));
 }
 
 /* The sign bit is set when |x| is above the limit or x is no number: bits are ordered like the numbers. */
-FS_INLINE TARGET uint32_t beyond_single(float x, uint32_t limit)
+FS_INLINE TARGET uint32_t beyond32(float x, const fs_grid *grid)
 {
-    return limit - (fs_single_bits(x) & (UINT32_MAX >> 1));
+    return grid->single_limit - (fs_single_bits(x) & (UINT32_MAX >> 1));
 }
 
-FS_INLINE TARGET uint64_t beyond_double(double x, uint64_t limit)
+FS_INLINE TARGET uint64_t beyond64(double x, const fs_grid *grid)
 {
-    return limit - (fs_double_bits(x) & (UINT64_MAX >> 1));
+    return grid->limit - (fs_double_bits(x) & (UINT64_MAX >> 1));
 }
 
-/* FS_QUANTIZE_GROUP values with half as many words. */
-#define DEFINE_QUANTIZE(LANE)                                                                                    \
-    FS_INLINE TARGET uint64_t fine##LANE(uint##LANE##_t *restrict out, const float *restrict x,                  \
-                                         const uint32_t *restrict words, const fs_grid *grid)                    \
+/* The k-th of the four values that share a word sees it from its k-th quarter on. */
+#define DEFINE_GROUP(BITS, TYPE, LANE)                                                                           \
+    FS_INLINE TARGET uint64_t group##BITS##_##LANE(uint##LANE##_t *restrict out, const TYPE *restrict x,         \
+                                                   const uint64_t *restrict words, const fs_grid *grid, int small) \
     {                                                                                                            \
-        enum { HALF = FS_QUANTIZE_GROUP / 2 };                                                                   \
-        float reciprocal = grid->single_reciprocal, rest = grid->single_rest;                                    \
-        uint32_t outside = 0, limit = grid->single_limit;                                                        \
-        uint##LANE##_t mask = (uint##LANE##_t)grid->mask;                                                        \
-        for (size_t j = 0; j < HALF; j++) {                                                                      \
-            outside |= beyond_single(x[j], limit) | beyond_single(x[HALF + j], limit);                           \
-            int32_t first = single_level(x[j], words[j], reciprocal, rest);                                      \
-            int32_t second = single_level(x[HALF + j], swap_halves(words[j]), reciprocal, rest);                 \
-            out[j] = (uint##LANE##_t)first & mask;                                                               \
-            out[HALF + j] = (uint##LANE##_t)second & mask;                                                       \
-        }                                                                                                        \
-        return outside >> 31;                                                                                    \
-    }                                                                                                            \
-    DEFINE_QUANTIZE_DOUBLE(LANE, float, 32)                                                                      \
-    DEFINE_QUANTIZE_DOUBLE(LANE, double, 64)
-
-#define DEFINE_QUANTIZE_DOUBLE(LANE, TYPE, BITS)                                                                 \
-    FS_INLINE TARGET uint64_t wide##BITS##_##LANE(uint##LANE##_t *restrict out, const TYPE *restrict x,          \
-                                                  const uint32_t *restrict words, const fs_grid *grid)           \
-    {                                                                                                            \
-        enum { HALF = FS_QUANTIZE_GROUP / 2 };                                                                   \
         double reciprocal = grid->reciprocal, top = grid->top;                                                   \
-        uint64_t outside = 0, limit = grid->limit;                                                               \
         uint##LANE##_t mask = (uint##LANE##_t)grid->mask;                                                        \
-        for (size_t j = 0; j < HALF; j++) {                                                                      \
-            double a = (double)x[j], b = (double)x[HALF + j];                                                    \
-            outside |= beyond_double(a, limit) | beyond_double(b, limit);                                        \
-            out[j] = (uint##LANE##_t)double_level(a, words[j], reciprocal, top) & mask;                          \
-            out[HALF + j] = (uint##LANE##_t)double_level(b, swap_halves(words[j]), reciprocal, top) & mask;      \
-        }                                                                                                        \
-        return outside >> 63;                                                                                    \
+        uint##BITS##_t outside = 0;                                                                              \
+        for (int k = 0; k < 4; k++, x += FS_QUANTIZE_WORDS, out += FS_QUANTIZE_WORDS)                            \
+            for (size_t j = 0; j < FS_QUANTIZE_WORDS; j++) {                                                     \
+                uint32_t word = (uint32_t)(words[j] >> 16 * k | words[j] << 1 << (63 - 16 * k));                 \
+                double q = (double)x[j] * reciprocal;                                                            \
+                int64_t level = small ? rounded(q, word) : rounded_wide(q, word, top);                           \
+                outside |= beyond##BITS(x[j], grid);                                                             \
+                out[j] = (uint##LANE##_t)level & mask;                                                           \
+            }                                                                                                    \
+        return outside >> (BITS - 1);                                                                                    \
     }
 
-DEFINE_QUANTIZE(16)
-DEFINE_QUANTIZE(32)
-DEFINE_QUANTIZE(64)
+#define GROUP(BITS, LANE, small) group##BITS##_##LANE((void *)to, x, of_group, grid, small)
+#define DEFINE_ROUNDING(BITS, TYPE)                                                                              \
+    DEFINE_GROUP(BITS, TYPE, 16)                                                                                 \
+    DEFINE_GROUP(BITS, TYPE, 32)                                                                                 \
+    DEFINE_GROUP(BITS, TYPE, 64)                                                                                 \
+    TARGET uint64_t NAME(quantize##BITS)(void *out, const TYPE *x, size_t n_groups, const fs_generator *generator, \
+                                         size_t first_group, const fs_grid *grid)                                \
+    {                                                                                                            \
+        _Alignas(64) uint64_t words[CHUNK * FS_QUANTIZE_WORDS];                                                  \
+        uint64_t outside = 0;                                                                                    \
+        uint8_t *to = out;                                                                                       \
+        for (size_t i = 0; i < n_groups; i++, x += FS_QUANTIZE_GROUP, to += FS_QUANTIZE_GROUP * grid->lane / 8) { \
+            const uint64_t *of_group = words + i % CHUNK * FS_QUANTIZE_WORDS;                                    \
+            if (i % CHUNK == 0)                                                                                  \
+                fill(generator, words, n_groups - i < CHUNK ? n_groups - i : CHUNK, first_group + i);            \
+            if (grid->small)                                                                                     \
+                outside |= grid->lane == 16 ? GROUP(BITS, 16, 1) :                                               \
+                           grid->lane == 32 ? GROUP(BITS, 32, 1) : GROUP(BITS, 64, 1);                           \
+            else                                                                                                 \
+                outside |= grid->lane == 16 ? GROUP(BITS, 16, 0) :                                               \
+                           grid->lane == 32 ? GROUP(BITS, 32, 0) : GROUP(BITS, 64, 0);                           \
+        }                                                                                                        \
+        fs_wipe(words, sizeof words);                                                                            \
+        return outside;                                                                                          \
+    }
 
-TARGET uint64_t NAME(quantize32)(void *out, const float *x, const uint32_t *words, const fs_grid *grid)
+enum { CHUNK = 8 };
+
+/* The words of some groups, in the machine's order. */
+static void fill(const fs_generator *generator, uint64_t *words, size_t n_groups, size_t first_group)
 {
-    if (grid->fine)
-        return grid->lane == 16 ? fine16(out, x, words, grid) :
-               grid->lane == 32 ? fine32(out, x, words, grid) : fine64(out, x, words, grid);
-    return grid->lane == 16 ? wide32_16(out, x, words, grid) :
-           grid->lane == 32 ? wide32_32(out, x, words, grid) : wide32_64(out, x, words, grid);
+    static const uint32_t stream[3] = {0, 0, 0};
+    size_t n = n_groups * FS_QUANTIZE_WORDS;
+    fs_generator_fill(generator, words, n * sizeof *words, stream, (uint32_t)(first_group * FS_QUANTIZE_BLOCKS));
+    for (size_t j = 0; j < n; j++)
+        words[j] = fs_from_le64(words[j]);
 }
 
-TARGET uint64_t NAME(quantize64)(void *out, const double *x, const uint32_t *words, const fs_grid *grid)
-{
-    return grid->lane == 16 ? wide64_16(out, x, words, grid) :
-           grid->lane == 32 ? wide64_32(out, x, words, grid) : wide64_64(out, x, words, grid);
-}
+DEFINE_ROUNDING(32, float)
+DEFINE_ROUNDING(64, double)
+
+#endif
 
 /* A signed integer as a number, rounded once: its halves in the mantissas of 2^84 and 2^52. */
 FS_INLINE TARGET double to_double(int64_t level)
@@ -121,18 +118,24 @@ FS_INLINE TARGET double to_double(int64_t level)
     FS_INLINE TARGET uint64_t lift##BITS##_##LANE(TYPE *restrict out, const uint##LANE##_t *restrict residues,   \
                                                   size_t length, unsigned bits, double step, int64_t bound)      \
     {                                                                                                            \
+        enum { PART = 64, AHEAD = 8 * PART };                                                                    \
         uint##LANE##_t top = (uint##LANE##_t)(UINT64_C(1) << (bits - 1));                                        \
         uint##LANE##_t mask = (uint##LANE##_t)(top - 1 + top);                                                   \
         int##LANE##_t most = (int##LANE##_t)(bound < INT##LANE##_MAX ? bound : INT##LANE##_MAX);                 \
         int##LANE##_t least = (int##LANE##_t)(-bound > INT##LANE##_MIN ? -bound : INT##LANE##_MIN);              \
         uint##LANE##_t outside = 0;                                                                              \
-        for (size_t j = 0; j < length; j++) {                                                                    \
-            /* The highest bit counts negative. */                                                               \
-            int##LANE##_t level = (int##LANE##_t)(((residues[j] & mask) ^ top) - top);                           \
-            outside |= (uint##LANE##_t)((level > most) | (level < least));                                       \
-            out[j] = (TYPE)(step * FROM_INTEGER(LANE, level));                                                   \
+        for (size_t done = 0; done < length; done += PART, residues += PART, out += PART) {                      \
+            size_t n = length - done < PART ? length - done : PART;                                              \
+            fs_will_read(residues + AHEAD, PART * sizeof *residues);                                             \
+            fs_will_write(out + AHEAD, PART * sizeof *out);                                                      \
+            for (size_t j = 0; j < n; j++) {                                                                     \
+                /* The highest bit counts negative. */                                                           \
+                int##LANE##_t level = (int##LANE##_t)(((residues[j] & mask) ^ top) - top);                       \
+                outside |= (uint##LANE##_t)((level > most) | (level < least));                                   \
+                out[j] = (TYPE)(step * FROM_INTEGER(LANE, level));                                               \
+            }                                                                                                    \
         }                                                                                                        \
-        return outside;                                                                                    \
+        return outside;                                                                                          \
     }
 
 #define DEFINE_DEQUANTIZE(BITS, TYPE)                                                                            \

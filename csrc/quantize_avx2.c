@@ -5,7 +5,6 @@
 
 #define NAME(x) fs_avx2_##x
 #define TARGET FS_TARGET("avx2,fma")
-#define MULTIPLY_SUBTRACT(x, y, z) fmaf(x, y, -(z))
 
 #include "quantize.h"
 

@@ -14,6 +14,28 @@
 #define FS_INLINE static __forceinline
 #endif
 
+/* Asks for the lines of n_bytes at p, which are read or written soon: a vector is in no cache, or in a far one. p may be
+ * behind an array's end. */
+FS_INLINE void fs_will_read(const void *p, size_t n_bytes)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    for (size_t i = 0; i < n_bytes; i += 64)
+        __builtin_prefetch((const uint8_t *)p + i, 0);
+#else
+    (void)p, (void)n_bytes;
+#endif
+}
+
+FS_INLINE void fs_will_write(void *p, size_t n_bytes)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    for (size_t i = 0; i < n_bytes; i += 64)
+        __builtin_prefetch((uint8_t *)p + i, 1);
+#else
+    (void)p, (void)n_bytes;
+#endif
+}
+
 /* The kernels of lattice.h, for the table of backends. */
 #define FS_DECLARE_LATTICE(PREFIX) \
     void PREFIX##_lattice_points(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words); \
@@ -42,8 +64,10 @@
 
 /* The kernels of quantize.h and those of rotations, for the table of backends. */
 #define FS_DECLARE_GRID(PREFIX)                                                                                  \
-    uint64_t PREFIX##_quantize32(void *out, const float *x, const uint32_t *words, const fs_grid *grid);         \
-    uint64_t PREFIX##_quantize64(void *out, const double *x, const uint32_t *words, const fs_grid *grid);        \
+    uint64_t PREFIX##_quantize32(void *out, const float *x, size_t n_groups, const fs_generator *generator,      \
+                                 size_t first_group, const fs_grid *grid);                                       \
+    uint64_t PREFIX##_quantize64(void *out, const double *x, size_t n_groups, const fs_generator *generator,     \
+                                 size_t first_group, const fs_grid *grid);                                       \
     uint64_t PREFIX##_dequantize32(float *out, const void *residues, size_t length, int lane, unsigned bits,     \
                                    double step, int64_t bound);                                                  \
     uint64_t PREFIX##_dequantize64(double *out, const void *residues, size_t length, int lane, unsigned bits,    \

@@ -71,7 +71,7 @@ def describe(result: dict[str, Any]) -> list[str]:
 
 
 def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
-    """What vectors pass through besides masks, into memory that is ready: so with the peers, too.
+    """What vectors pass through besides masks, into memory that is ready (ours as the package's new arrays are).
 
     The peers are a copy of as many float32, and numpy's clip, scale, round and cast: to the nearest, and at
     random as ours do it, by a uniform number (of PCG64, without cryptography) and floor.
@@ -79,13 +79,9 @@ def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
     bits, block, step = 20, 2**12, 1e-4
     rng = np.random.default_rng(2)
     singles = rng.uniform(-1, 1, length).astype(np.float32)
-    doubles, copy, real = singles.astype(np.float64), np.empty_like(singles), np.empty(length)
+    doubles, copy = singles.astype(np.float64), np.empty_like(singles)
     rotated = np.resize(singles, -(-length // block) * block)
-    residues, total, integers = (
-        np.zeros(length, np.uint32),
-        np.zeros(length, np.uint32),
-        np.zeros(length, int),
-    )
+    residues, total, integers, real = (_ready(length, dtype) for dtype in ("u4", "u4", "i8", "f8"))
     packed = np.zeros(masks.packed_bytes(length, bits), np.uint8)
 
     def rounded(values: npt.NDArray[Any], out: npt.NDArray[Any], modulus_bits: int | None) -> object:
@@ -124,6 +120,13 @@ def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
         }
         for name in ours
     ]
+
+
+def _ready(length: int, dtype: str) -> npt.NDArray[Any]:
+    """An array like those that the package gives, whose pages the system has laid out."""
+    array = _kernels.room(length, np.dtype(dtype))
+    array.fill(0)
+    return array
 
 
 def _numpy_rounding(

@@ -1,7 +1,7 @@
 """From real vectors to the integers that secure aggregation sums, and back.
 
-A value x becomes the integer nearest to x / granularity + v with v uniform in (-1/2, 1/2): unbiased, and
-never further than one step away. The ring is made wide enough for every possible sum, so that none can wrap;
+A value x becomes floor(x / granularity + u) with u uniform in [0, 1): unbiased, and never further than one
+step away. The ring is made wide enough for every possible sum, so that none can wrap;
 what does not fit the range is refused, never clipped.
 """
 
@@ -83,10 +83,10 @@ class Quantizer:
     ) -> npt.NDArray[np.int64]:
         """Stochastic rounding to the grid: (d,) float32 or float64 to int64 levels.
 
-        Unbiased to 2**-32 of a step (float32 with at most 2**21 steps: 2**-22), with randomness from the
-        operating system expanded by the core's generator. A coordinate moves by less than one step, and a
-        multiple of the step not at all; beyond 2**18 steps that do not count a power of two, the rounding of
-        x / granularity comes on top, 2**-51 of it. NaN and infinity raise `NonFiniteError`, values beyond
+        Unbiased to 2**-32 of a step, with randomness from the operating system expanded by the core's
+        generator. A coordinate moves by less than one step, and a multiple of the step not at all; beyond
+        2**18 steps that do not count a power of two, the rounding of x / granularity comes on top, 2**-51 of
+        it. NaN and infinity raise `NonFiniteError`, values beyond
         `max_abs` `InvalidArgumentError`. `insecure_key` (32 bytes) fixes the randomness, for known-answer
         tests only.
         """
@@ -126,13 +126,18 @@ class Quantizer:
         return levels
 
     def dequantize(self, levels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Real values of signed levels, or of the residues of a sum, which are lifted first: (d,) float64."""
+        """Real values of signed levels, or of the residues of a sum, which are lifted first: (d,) float64.
+
+        Each is the float64 nearest to its level, times the granularity, rounded. `InvalidArgumentError` for a
+        residue that no sum can have, and for -2**63.
+        """
         _kernels.require_array("levels", levels, (np.int64, masks.lane_dtype(self.modulus_bits)))
-        if levels.dtype.kind == "i":
-            return self.granularity * levels.astype(np.float64)
-        bound = self.num_clients * self.max_level
-        values = _kernels.dequantize(levels, self.modulus_bits, self.granularity, bound)
+        signed = levels.dtype.kind == "i"
+        bits, bound = (64, 2**63 - 1) if signed else (self.modulus_bits, self.num_clients * self.max_level)
+        values = _kernels.dequantize(levels, bits, self.granularity, bound)
         if values is None:
+            if signed:
+                raise InvalidArgumentError(f"levels must be above -2**63, got {-(2**63)}")
             self.lift(levels)  # names the level that is refused
             raise AssertionError("the core refused what lift takes")
         return values

@@ -133,14 +133,22 @@ def test_exact_multiples_do_not_move(granularity, levels, key):
 
 
 def test_float32_is_quantised_as_its_exact_value():
-    """With the same key, but where a random number of 22 bits, in single precision, is too short to tell."""
     single = np.random.default_rng(0).uniform(-8, 8, 100_000).astype(np.float32)
     for granularity in (0.01, 2.0**-18, 1e-6):
         quantizer = Quantizer(granularity, 8.0, 3)
         levels = quantizer.quantize(single, insecure_key=KEY)
-        wide = quantizer.quantize(single.astype(np.float64), insecure_key=KEY)
-        assert np.count_nonzero(levels != wide) <= 5
-        assert np.abs(levels - wide).max() <= 1
+        assert np.array_equal(levels, quantizer.quantize(single.astype(np.float64), insecure_key=KEY))
+
+
+def test_the_largest_float32_is_in_an_open_range():
+    """2**128 is beyond single precision, and its largest number is not beyond it."""
+    quantizer, largest = Quantizer(2.0**110, 2.0**128, 1), float(np.finfo(np.float32).max)
+    values = np.array([largest, -largest], np.float32)
+    assert quantizer.dequantize(quantizer.quantize(values)) == pytest.approx(
+        [largest, -largest], rel=2.0**-17
+    )
+    with pytest.raises(NonFiniteError):
+        quantizer.quantize(np.array([np.inf], np.float32))
 
 
 def test_residues_are_the_levels_of_the_ring(monkeypatch):
@@ -230,6 +238,14 @@ def test_lift_and_dequantize():
     assert quantizer.lift(residues).tolist() == levels.tolist()
     for given_ in (levels, residues):
         assert quantizer.dequantize(given_).tolist() == [12.0, -12.0, 0.0, -0.5]
+
+
+def test_all_levels_of_64_bits_but_one():
+    """The lowest is no negative of another."""
+    levels = np.array([0, 1, -1, 2**53 + 1, -(2**53) - 3, 2**63 - 1, -(2**63) + 1], np.int64)
+    assert np.array_equal(Quantizer(0.1, 4.0, 3).dequantize(levels), 0.1 * levels.astype(np.float64))
+    with pytest.raises(InvalidArgumentError, match=r"above -2\*\*63, got -9223372036854775808"):
+        Quantizer(0.1, 4.0, 3).dequantize(np.array([0, -(2**63)], np.int64))
 
 
 def test_a_level_that_no_sum_has_is_refused():
