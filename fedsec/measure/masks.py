@@ -71,7 +71,7 @@ def describe(result: dict[str, Any]) -> list[str]:
 
 
 def _passes(length: int, repeats: int) -> list[dict[str, Any]]:
-    """What vectors pass through besides masks, into memory that is ready (ours as the package's new arrays are).
+    """What vectors pass through besides masks, into memory that is ready, ours as the package lays it out.
 
     The peers are a copy of as many float32, and numpy's clip, scale, round and cast: to the nearest, and at
     random as ours do it, by a uniform number (of PCG64, without cryptography) and floor.
