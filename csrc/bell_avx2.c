@@ -1,4 +1,4 @@
-/* The fast part of the exact discrete Gaussian in AVX2: 32 candidates at a time in two halves, tables in
+/* The fast part of exact bells in AVX2: 32 candidates at a time in two halves, tables in
  * registers. */
 #include "x86.h"
 
@@ -60,6 +60,13 @@ FS_INLINE TARGET __m256i load_half(const uint16_t *words)
     return _mm256_loadu_si256((const __m256i *)(const void *)words);
 }
 
+/* A cell's number, of its side where a law is skewed. */
+FS_INLINE TARGET __m256i of_cell(const fs_bell *bell, const uint16_t sides[2][FS_BELL_CELLS], __m256i index, __m256i left)
+{
+    __m256i found = look_up(sides[0], index);
+    return bell->skewed ? choose(found, look_up(sides[1], index), left) : found;
+}
+
 FS_INLINE TARGET half filter(const fs_bell_work *work, size_t at)
 {
     const fs_bell *bell = work->bell;
@@ -74,11 +81,14 @@ FS_INLINE TARGET half filter(const fs_bell_work *work, size_t at)
 
     __m256i t = _mm256_and_si256(offset, constant(bell->offset_mask));
     t = _mm256_adds_epu16(t, _mm256_and_si256(sign, constant(bell->step)));
-    __m256i slope = _mm256_mulhi_epu16(t, constant(bell->curvature));
-    __m256i v = _mm256_mulhi_epu16(t, _mm256_add_epi16(look_up(bell->slopes, index), slope));
+    __m256i curvature = constant(bell->curvatures[0][0]);
+    if (bell->curved)
+        curvature = of_cell(bell, bell->curvatures, index, sign);
+    __m256i slope = _mm256_add_epi16(of_cell(bell, bell->slopes, index, sign), _mm256_mulhi_epu16(t, curvature));
+    __m256i v = _mm256_mulhi_epu16(t, slope);
     __m256i e = step(FS_BELL_C3, v, constant(FS_BELL_C4));
     e = step(FS_BELL_C0, v, step(FS_BELL_C1, v, step(FS_BELL_C2, v, e)));
-    __m256i acceptance = _mm256_mulhi_epu16(look_up(bell->heights, index), _mm256_mulhi_epu16(e, e));
+    __m256i acceptance = _mm256_mulhi_epu16(of_cell(bell, bell->heights, index, sign), _mm256_mulhi_epu16(e, e));
     __m256i surely = _mm256_subs_epu16(acceptance, constant(FS_BELL_MARGIN));
     __m256i maybe = _mm256_adds_epu16(acceptance, constant(FS_BELL_MARGIN));
 
@@ -87,15 +97,14 @@ FS_INLINE TARGET half filter(const fs_bell_work *work, size_t at)
     low = _mm256_xor_si256(_mm256_or_si256(low, _mm256_slli_epi16(offset, 1)), sign);
     high = _mm256_xor_si256(high, sign);
     __m128i shift = _mm_cvtsi32_si128((int)(FS_BELL_SHOWN_BITS - bell->shown_bits));
-    __m256i first = _mm256_set1_epi32(bell->first);
     __m256i even = _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
     __m256i odd = _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa);
     return (half){
         /* uniform < surely */
         _mm256_andnot_si256(at_most(surely, uniform), constant(0xffff)),
         at_most(uniform, maybe),
-        _mm256_add_epi32(_mm256_sra_epi32(even, shift), first),
-        _mm256_add_epi32(_mm256_sra_epi32(odd, shift), first),
+        _mm256_sra_epi32(even, shift),
+        _mm256_sra_epi32(odd, shift),
     };
 }
 

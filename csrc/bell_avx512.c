@@ -1,4 +1,4 @@
-/* The fast part of the exact discrete Gaussian in AVX-512: 32 candidates at a time, tables in registers. */
+/* The fast part of exact bells in AVX-512: 32 candidates at a time, tables in registers. */
 #include "x86.h"
 
 #ifdef FS_X86_64
@@ -75,9 +75,10 @@ FS_INLINE TARGET __m512i whole(__m256i shown, __m256i rest, __m128i hidden)
     return _mm512_or_si512(_mm512_sll_epi64(_mm512_cvtepi32_epi64(shown), hidden), last);
 }
 
-/* Stores those of 16 values that stand, as 32 or 64 bits each; `rest` where that has bits of a value. */
-FS_INLINE TARGET uint8_t *keep(uint8_t *out, size_t size, uint32_t standing, __m512i shown, const uint32_t *rest,
-                               __m128i hidden)
+/* Stores those of 16 values that stand, as 32 or 64 bits each, plus `first` of that size; `rest` where that has bits of a
+ * value. */
+FS_INLINE TARGET uint8_t *keep(uint8_t *out, size_t size, uint32_t standing, __m512i shown, __m512i first,
+                               const uint32_t *rest, __m128i hidden)
 {
     if (rest && size == 4)
         shown = _mm512_or_si512(_mm512_sll_epi32(shown, hidden),
@@ -85,38 +86,56 @@ FS_INLINE TARGET uint8_t *keep(uint8_t *out, size_t size, uint32_t standing, __m
     __m512i kept = compress(standing, shown);
     _mm_prefetch((const char *)out + AHEAD, _MM_HINT_T0);
     if (size == 4) {
-        _mm512_storeu_si512(out, kept);
+        _mm512_storeu_si512(out, _mm512_add_epi32(kept, first));
     } else {
         _mm_prefetch((const char *)out + AHEAD + 64, _MM_HINT_T0);
         __m256i left = _mm512_castsi512_si256(kept), right = _mm512_extracti64x4_epi64(kept, 1);
         __m512i more = rest ? compress(standing, _mm512_loadu_si512(rest)) : _mm512_setzero_si512();
-        __m512i first = rest ? whole(left, _mm512_castsi512_si256(more), hidden) : _mm512_cvtepi32_epi64(left);
-        __m512i last = rest ? whole(right, _mm512_extracti64x4_epi64(more, 1), hidden) : _mm512_cvtepi32_epi64(right);
-        _mm512_storeu_si512(out, first);
-        _mm512_storeu_si512(out + 64, last);
+        __m512i low = rest ? whole(left, _mm512_castsi512_si256(more), hidden) : _mm512_cvtepi32_epi64(left);
+        __m512i high = rest ? whole(right, _mm512_extracti64x4_epi64(more, 1), hidden) : _mm512_cvtepi32_epi64(right);
+        _mm512_storeu_si512(out, _mm512_add_epi64(low, first));
+        _mm512_storeu_si512(out + 64, _mm512_add_epi64(high, first));
     }
     return out + size * (size_t)_mm_popcnt_u32(standing & 0xffff);
 }
 
+/* What a law's filter takes, and its values. */
+typedef struct {
+    int curved, skewed, wide;
+    size_t size; /* of a value in bytes */
+} shape;
+
 /* A table's numbers in registers. */
 typedef struct {
-    table cells, slopes, heights;
+    shape kind;
+    table cells, slopes[2], curvatures[2], heights[2];
     __m512i sign_bit, offset_mask, one_step, curvature, first, shift;
+    __m128i hidden;
 } registers;
 
-FS_INLINE TARGET registers load_law(const fs_bell *bell)
+FS_INLINE TARGET registers load_law(const fs_bell *bell, shape kind)
 {
     return (registers){
+        .kind = kind,
         .cells = load_table(bell->cells),
-        .slopes = load_table(bell->slopes),
-        .heights = load_table(bell->heights),
+        .slopes = {load_table(bell->slopes[0]), load_table(bell->slopes[1])},
+        .curvatures = {load_table(bell->curvatures[0]), load_table(bell->curvatures[1])},
+        .heights = {load_table(bell->heights[0]), load_table(bell->heights[1])},
         .sign_bit = constant(bell->mirrored & 0x40),
         .offset_mask = constant(bell->offset_mask),
         .one_step = constant(bell->step),
-        .curvature = constant(bell->curvature),
-        .first = _mm512_set1_epi32(bell->first),
+        .curvature = constant(bell->curvatures[0][0]),
+        .first = kind.size == 4 ? _mm512_set1_epi32((int32_t)bell->first) : _mm512_set1_epi64(bell->first),
+        .hidden = _mm_cvtsi32_si128((int)fs_bell_hidden(bell)),
         .shift = _mm512_set1_epi32((int)(FS_BELL_SHOWN_BITS - bell->shown_bits)),
     };
+}
+
+/* A cell's number, of its side where a law is skewed. */
+FS_INLINE TARGET __m512i of_cell(const registers *law, const table sides[2], __m512i index, __mmask32 left)
+{
+    __m512i found = look_up(sides[0], index);
+    return law->kind.skewed ? _mm512_mask_mov_epi16(found, left, look_up(sides[1], index)) : found;
 }
 
 /* A block's values, and which of its candidates stand, and which may. */
@@ -138,11 +157,12 @@ FS_INLINE TARGET candidates filter(const fs_bell_work *work, size_t at, const re
 
     __m512i t = _mm512_and_si512(offset, law->offset_mask);
     t = _mm512_mask_adds_epu16(t, negative, t, law->one_step);
-    __m512i slope = _mm512_add_epi16(look_up(law->slopes, index), _mm512_mulhi_epu16(t, law->curvature));
+    __m512i curvature = law->kind.curved ? of_cell(law, law->curvatures, index, negative) : law->curvature;
+    __m512i slope = _mm512_add_epi16(of_cell(law, law->slopes, index, negative), _mm512_mulhi_epu16(t, curvature));
     __m512i v = _mm512_mulhi_epu16(t, slope);
     __m512i e = step(FS_BELL_C3, v, constant(FS_BELL_C4));
     e = step(FS_BELL_C0, v, step(FS_BELL_C1, v, step(FS_BELL_C2, v, e)));
-    __m512i acceptance = _mm512_mulhi_epu16(look_up(law->heights, index), _mm512_mulhi_epu16(e, e));
+    __m512i acceptance = _mm512_mulhi_epu16(of_cell(law, law->heights, index, negative), _mm512_mulhi_epu16(e, e));
     __m512i surely = _mm512_subs_epu16(acceptance, constant(FS_BELL_MARGIN));
     __m512i maybe = _mm512_adds_epu16(acceptance, constant(FS_BELL_MARGIN));
 
@@ -152,52 +172,57 @@ FS_INLINE TARGET candidates filter(const fs_bell_work *work, size_t at, const re
     high = complement(negative, _mm512_or_si512(high, _mm512_srli_epi16(offset, 15)));
     __m512i even = halves(low, _mm512_slli_epi32(high, 16)), odd = halves(_mm512_srli_epi32(low, 16), high);
     return (candidates){
-        .even = _mm512_add_epi32(_mm512_srav_epi32(even, law->shift), law->first),
-        .odd = _mm512_add_epi32(_mm512_srav_epi32(odd, law->shift), law->first),
+        .even = _mm512_srav_epi32(even, law->shift),
+        .odd = _mm512_srav_epi32(odd, law->shift),
         .standing = even_first(_mm512_cmplt_epu16_mask(uniform, surely)),
         .possible = even_first(_mm512_cmple_epu16_mask(uniform, maybe)),
     };
 }
 
 /* Stores the next block's variates, if it is decided; NULL if not. */
-FS_INLINE TARGET uint8_t *keep_block(fs_bell_work *work, uint8_t *out, size_t size, int wide, candidates found,
-                                     __m128i hidden)
+FS_INLINE TARGET uint8_t *keep_block(fs_bell_work *work, uint8_t *out, const registers *law, candidates found)
 {
     if (!fs_bell_decided(work, &found.standing, found.possible))
         return NULL;
     const uint32_t *rest = work->rest + FS_BELL_BLOCK * work->block++;
-    out = keep(out, size, found.standing, found.even, wide ? rest : NULL, hidden);
-    return keep(out, size, found.standing >> 16, found.odd, wide ? rest + 16 : NULL, hidden);
+    int wide = law->kind.wide;
+    out = keep(out, law->kind.size, found.standing, found.even, law->first, wide ? rest : NULL, law->hidden);
+    return keep(out, law->kind.size, found.standing >> 16, found.odd, law->first, wide ? rest + 16 : NULL, law->hidden);
 }
 
 /* Two blocks at a time, as each is a long chain of operations. */
-FS_INLINE TARGET size_t draw(fs_bell_work *work, uint8_t *out, size_t size, int wide)
+FS_INLINE TARGET size_t draw(fs_bell_work *work, uint8_t *out, shape kind)
 {
-    registers law = load_law(work->bell);
-    __m128i hidden = _mm_cvtsi32_si128((int)fs_bell_hidden(work->bell));
+    registers law = load_law(work->bell, kind);
     uint8_t *next = out, *end;
     while (work->block < FS_BELL_BLOCKS) {
         size_t pair = work->block & ~(size_t)1;
         candidates left = filter(work, FS_BELL_BLOCK * pair, &law);
         candidates right = filter(work, FS_BELL_BLOCK * (pair + 1), &law);
         if (work->block == pair) {
-            if (!(end = keep_block(work, next, size, wide, left, hidden)))
+            if (!(end = keep_block(work, next, &law, left)))
                 break;
             next = end;
         }
-        if (!(end = keep_block(work, next, size, wide, right, hidden)))
+        if (!(end = keep_block(work, next, &law, right)))
             break;
         next = end;
     }
-    return (size_t)(next - out) / size;
+    return (size_t)(next - out) / kind.size;
 }
 
-#define DEFINE_BELL(BITS)                                                      \
-    TARGET size_t fs_avx512_bell##BITS(fs_bell_work *work, int##BITS##_t *out) \
-    {                                                                          \
-        if (fs_bell_hidden(work->bell) > 0)                                    \
-            return draw(work, (uint8_t *)out, sizeof *out, 1);                 \
-        return draw(work, (uint8_t *)out, sizeof *out, 0);                     \
+/* One body for each kind, whose constants stay in registers. */
+#define DEFINE_BELL(BITS)                                                                    \
+    TARGET size_t fs_avx512_bell##BITS(fs_bell_work *work, int##BITS##_t *out)               \
+    {                                                                                        \
+        const fs_bell *bell = work->bell;                                                    \
+        if (fs_bell_hidden(bell) > 0)                                                        \
+            return draw(work, (uint8_t *)out, (shape){.wide = 1, .size = sizeof *out});       \
+        if (bell->skewed)                                                                    \
+            return draw(work, (uint8_t *)out, (shape){1, 1, 0, sizeof *out});                 \
+        if (bell->curved)                                                                    \
+            return draw(work, (uint8_t *)out, (shape){.curved = 1, .size = sizeof *out});     \
+        return draw(work, (uint8_t *)out, (shape){.size = sizeof *out});                      \
     }
 
 DEFINE_BELL(32)

@@ -1,4 +1,4 @@
-/* What the kernels of the discrete Gaussian share: a group's work, and the filter's numbers. */
+/* What the kernels of bell.c share: a group's work, and the filter's numbers. */
 #ifndef FEDSEC_BELL_FILTER_H
 #define FEDSEC_BELL_FILTER_H
 
@@ -53,9 +53,10 @@ static inline int fs_bell_decided(fs_bell_work *work, uint32_t *standing, uint32
                                                     uint32_t standing)                                                 \
     {                                                                                                                  \
         unsigned hidden = fs_bell_hidden(work->bell);                                                                  \
+        int64_t first = work->bell->first;                                                                             \
         for (unsigned i = 0; i < FS_BELL_BLOCK; i++) {                                                                 \
             uint32_t rest = hidden ? work->rest[FS_BELL_BLOCK * work->block + i] : 0;                                  \
-            *out = (int##BITS##_t)fs_bell_whole(hidden, shown[i], rest);                                               \
+            *out = (int##BITS##_t)(first + fs_bell_whole(hidden, shown[i], rest));                                     \
             out += standing >> i & 1;                                                                                  \
         }                                                                                                              \
         return out;                                                                                                    \

@@ -1,4 +1,4 @@
-/* The fast part of the exact discrete Gaussian in portable C: which candidates stand, by integers of 16 bits.
+/* The fast part of exact bells in portable C: which candidates stand, by integers of 16 bits.
  *
  * No address and no branch depends on a word: a table is sixteen words of 64 bits, among which bits choose. How many
  * candidates stand does, and is no secret: it has nothing to do with their values. The files of instruction sets
@@ -55,8 +55,26 @@ FS_INLINE uint32_t below(uint32_t a, uint32_t b)
 }
 
 typedef struct {
-    table cells, slopes, heights;
+    table cells, slopes[2], curvatures[2], heights[2];
 } tables;
+
+/* A cell's number, of its side where a law is skewed. */
+FS_INLINE uint32_t of_cell(const fs_bell *bell, const table sides[2], uint32_t index, uint32_t left)
+{
+    uint32_t found = look_up(&sides[0], index);
+    return bell->skewed ? found ^ ((found ^ look_up(&sides[1], index)) & left) : found;
+}
+
+static tables load_tables(const fs_bell *bell)
+{
+    tables t = {.cells = load_table(bell->cells)};
+    for (int left = 0; left < 2; left++) {
+        t.slopes[left] = load_table(bell->slopes[left]);
+        t.curvatures[left] = load_table(bell->curvatures[left]);
+        t.heights[left] = load_table(bell->heights[left]);
+    }
+    return t;
+}
 
 /* The next block: its values, and which of its candidates stand, and which may. */
 FS_INLINE uint32_t filter(const fs_bell_work *work, const tables *t, int32_t *values, uint32_t *possible)
@@ -76,16 +94,17 @@ FS_INLINE uint32_t filter(const fs_bell_work *work, const tables *t, int32_t *va
 
         uint32_t place = (offset & bell->offset_mask) + (sign & bell->step);
         place = (place | (0 - (place >> 16))) & UINT16_MAX; /* at most 2^16 - 1 */
-        uint32_t v = product(place, look_up(&t->slopes, index) + product(place, bell->curvature));
+        uint32_t curvature = bell->curved ? of_cell(bell, t->curvatures, index, sign) : bell->curvatures[0][0];
+        uint32_t v = product(place, of_cell(bell, t->slopes, index, sign) + product(place, curvature));
         uint32_t e = FS_BELL_C3 - product(v, FS_BELL_C4);
         e = FS_BELL_C0 - product(v, FS_BELL_C1 - product(v, FS_BELL_C2 - product(v, e)));
-        uint32_t acceptance = product(look_up(&t->heights, index), product(e, e));
+        uint32_t acceptance = product(of_cell(bell, t->heights, index, sign), product(e, e));
         standing |= below(uniform + FS_BELL_MARGIN, acceptance) << i;
         *possible |= below(uniform, acceptance + FS_BELL_MARGIN + 1) << i;
 
         uint32_t magnitude = index << FS_BELL_SHOWN_BITS | offset << 1 | (choice >> 7 & 1);
         uint32_t value = (magnitude >> (FS_BELL_SHOWN_BITS - bell->shown_bits)) ^ sign;
-        values[i] = (int32_t)(value + (uint32_t)bell->first);
+        values[i] = (int32_t)value;
     }
     return standing;
 }
@@ -94,7 +113,7 @@ FS_INLINE uint32_t filter(const fs_bell_work *work, const tables *t, int32_t *va
     size_t fs_generic_bell##BITS(fs_bell_work *work, int##BITS##_t *out)                \
     {                                                                                   \
         const fs_bell *bell = work->bell;                                               \
-        const tables t = {load_table(bell->cells), load_table(bell->slopes), load_table(bell->heights)}; \
+        const tables t = load_tables(bell);                                             \
         int##BITS##_t *next = out;                                                      \
         for (; work->block < FS_BELL_BLOCKS; work->block++) {                           \
             int32_t values[FS_BELL_BLOCK];                                              \

@@ -43,7 +43,7 @@ typedef union {
     fs_aes_sliced sliced;
 } fs_aes_key;
 
-enum { FS_LATTICE_GROUP = 512, FS_NORMAL_GROUP_BYTES = 4096 };
+enum { FS_NORMAL_GROUP_BYTES = 4096 };
 
 /* A group of values to be quantised has a word of 64 bits for every four. */
 enum { FS_QUANTIZE_GROUP = 512, FS_QUANTIZE_WORDS = 128, FS_QUANTIZE_BLOCKS = 64 };
@@ -60,7 +60,7 @@ typedef struct {
 
 typedef struct fs_generator fs_generator;
 
-/* A chunk's work for the kernels of the discrete Gaussian. */
+/* A chunk's work for the kernels of bell.c. */
 typedef struct fs_bell_work fs_bell_work;
 
 enum { FS_BELL_GROUP = 1024, FS_BELL_BLOCK = 32, FS_BELL_BLOCKS = FS_BELL_GROUP / FS_BELL_BLOCK };
@@ -80,13 +80,8 @@ struct fs_backend {
     void (*aes128_blocks)(uint8_t *out, size_t n_blocks, const fs_aes_key *key, const uint8_t nonce[12],
                           uint32_t counter);
     void (*masked_sum[FS_PRGS][FS_LANES])(const fs_sum *sum);
-    /* FS_LATTICE_GROUP cells from as many uniform words, and values in blocks from cells and as many words
-     * (lattice.h); `open` where the words do not decide. */
-    void (*lattice_points)(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words);
-    void (*lattice_blocks)(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells,
-                           const uint64_t *offsets);
     /* Variates from a group's candidates, from the block on that is the next: how many. They stop before a block that the
-     * filter leaves open; up to FS_BELL_BLOCK elements behind the last variate may be overwritten (discrete_gaussian.c). */
+     * filter leaves open; up to FS_BELL_BLOCK elements behind the last variate may be overwritten (bell.c). */
     size_t (*bell32)(fs_bell_work *work, int32_t *out);
     size_t (*bell64)(fs_bell_work *work, int64_t *out);
     /* Groups of normal variates of mean 0, from block 2^32 i + j on, which is stream (i, 0, 0)'s j-th (normal.h). The

@@ -9,7 +9,6 @@ void fs_generic_chacha20_blocks(uint8_t *out, size_t n_blocks, const uint8_t key
 
 FS_DECLARE_NORMAL(fs_generic);
 FS_DECLARE_BELL(fs_generic);
-FS_DECLARE_LATTICE(fs_generic);
 FS_DECLARE_NOISE(fs_generic);
 FS_DECLARE_GRID(fs_generic);
 FS_DECLARE_STEP(fs_generic);

@@ -36,14 +36,7 @@ FS_INLINE void fs_will_write(void *p, size_t n_bytes)
 #endif
 }
 
-/* The kernels of lattice.h, for the table of backends. */
-#define FS_DECLARE_LATTICE(PREFIX) \
-    void PREFIX##_lattice_points(const fs_law *law, uint32_t *cells, uint8_t *open, const uint32_t *words); \
-    void PREFIX##_lattice_blocks(const fs_law *law, uint64_t *values, uint8_t *open, const uint32_t *cells, \
-                                 const uint64_t *offsets)
-#define FS_LATTICE(PREFIX) .lattice_points = PREFIX##_lattice_points, .lattice_blocks = PREFIX##_lattice_blocks
-
-/* The kernels of discrete_gaussian.c, for the table of backends. */
+/* The kernels of bell.c, for the table of backends. */
 #define FS_DECLARE_BELL(PREFIX) \
     size_t PREFIX##_bell32(fs_bell_work *work, int32_t *out); \
     size_t PREFIX##_bell64(fs_bell_work *work, int64_t *out)

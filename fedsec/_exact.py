@@ -43,12 +43,6 @@ def stands(
         uniform, bits = uniform << 64 | next(more), bits + 64
 
 
-def below(limit: int, more: Iterator[int]) -> int:
-    """A uniform integer in [0, limit), limit at most 2^64."""
-    shift = 64 - (limit - 1).bit_length()
-    return next(number for word in more if (number := word >> shift) < limit)
-
-
 def halvings(more: Iterator[int]) -> int:
     """0 with probability 1/2, 1 with 1/4, 2 with 1/8, ..."""
     ones = 0

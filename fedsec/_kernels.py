@@ -539,9 +539,10 @@ def release(
 BELL_CHUNK = 2**20  # variates that share a stream of candidates
 
 
-def bell(**fields: object) -> Any:
-    """The structure fs_bell of csrc/core.cdef."""
-    return _ffi.new("fs_bell *", fields)
+def bell_law(formula: Literal["gaussian", "skellam", "poisson"] | None, **fields: object) -> Any:
+    """The structure fs_bell of csrc/core.cdef; where there is no formula, log_weights are a table."""
+    named = getattr(_lib, f"FS_BELL_{(formula or 'table').upper()}")
+    return _ffi.new("fs_bell *", {"formula": named, **fields})
 
 
 class BellUndecided(NamedTuple):
@@ -555,7 +556,7 @@ class BellUndecided(NamedTuple):
     gap: float
 
 
-def discrete_gaussian(
+def bells(
     out: npt.NDArray[Any],
     law: Any,
     key: Any,
@@ -564,11 +565,11 @@ def discrete_gaussian(
     exact_only: bool = False,
     backend: Backend = best_backend,
 ) -> list[BellUndecided]:
-    """Fills a chunk, int32 or int64, with discrete Gaussian variates; gives those left to the caller.
+    """Fills a chunk, int32 or int64, with variates; gives those left to the caller.
 
     `refused` are candidates that the caller has found not to stand, in ascending order.
     """
-    kernel = _lib.fs_discrete_gaussian32 if out.itemsize == 4 else _lib.fs_discrete_gaussian64
+    kernel = _lib.fs_bells32 if out.itemsize == 4 else _lib.fs_bells64
     room, found = 0, _ffi.NULL  # hardly ever is one left
     while True:
         given = (chunk, refused, len(refused), exact_only, found, room)
@@ -591,66 +592,6 @@ def discrete_gaussian(
     ]
     _lib.fs_wipe(found, _ffi.sizeof(found))
     return undecided
-
-
-class Undecided(NamedTuple):
-    """A variate that C leaves to exact arithmetic: see fs_undecided in csrc/core.cdef."""
-
-    position: int
-    cell: int
-    value: int
-    uniform: int
-    gap: float
-
-
-LATTICE_CHUNK = 2**16  # variates that share a stream of words
-
-
-def lattice(
-    out: npt.NDArray[Any],
-    law: LawArrays,
-    key: Any,
-    chunk: int,
-    retry: int = 0,
-    exact_only: bool = False,
-    backend: Backend = best_backend,
-) -> list[Undecided]:
-    """Fills a chunk, int32 or int64, with variates of a law from a table; gives those left to the caller.
-
-    These are the last cell's; and in blocks those whose acceptance double precision cannot tell.
-    """
-    given = (backend.table, _law(law), pointer(out), out.size, key, chunk, retry)
-    if not law.block_bits:
-        last = len(law.cells) - 1
-        n = getattr(_lib, f"fs_lattice_points{8 * out.itemsize}")(*given)
-        places = np.flatnonzero(out == law.first + last).tolist() if n else []
-        return [Undecided(at, last, 0, 0, 0.0) for at in places]
-    rows = np.empty(out.size * _ffi.sizeof("fs_undecided"), np.uint8)
-    found = _ffi.from_buffer("fs_undecided[]", rows)
-    n = getattr(_lib, f"fs_lattice_blocks{8 * out.itemsize}")(*given, exact_only, found)
-    undecided = [
-        Undecided(row.position, row.cell, row.value, row.high << 64 | row.low, row.gap) for row in found[0:n]
-    ]
-    rows[: n * _ffi.sizeof("fs_undecided")] = 0
-    return undecided
-
-
-class LawArrays(NamedTuple):
-    """What fs_law in csrc/core.cdef holds; arrays of 2^index_bits elements."""
-
-    index_bits: int
-    block_bits: int
-    first: int
-    mean: float
-    cells: npt.NDArray[np.uint32]
-    least: npt.NDArray[np.uint32]
-    log_heights: npt.NDArray[np.float64]
-
-
-def _law(law: LawArrays) -> Any:
-    """The structure; `law` keeps its arrays alive."""
-    arrays = [pointer(array) for array in (law.cells, law.least, law.log_heights)]
-    return _ffi.new("fs_law *", (*law[:4], *arrays))
 
 
 Atoms = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

@@ -25,13 +25,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from fedsec import _bell, _kernels, _lattice
+from fedsec import _bell, _kernels
 from fedsec._checks import positive, whole
 from fedsec._slope import MIN_STDDEV, stddev_for_inverse_slope
 from fedsec.errors import FedsecError, InvalidArgumentError, InvalidTypeError, NonFiniteError
@@ -148,7 +147,7 @@ def discrete_gaussian(
     variates of 10,000 take times that depend on them [docs/noise.md].
     """
     allowed = _Range("stddev", MIN_DISCRETE_STDDEV, MAX_DISCRETE_STDDEV)
-    return _integers(draw_discrete_gaussian, size, dtype, allowed, stddev, insecure_key)
+    return _integers(_bell.discrete_gaussian, size, dtype, allowed, stddev, insecure_key)
 
 
 def skellam(
@@ -179,11 +178,11 @@ def skellam(
     ------
     InvalidTypeError, InvalidArgumentError
 
-    Guarantees: the law is exact, given uniform bits; no result depends on floating-point rounding. Time and
-    addresses depend on the noise drawn.
+    Guarantees: those of `discrete_gaussian`, for every variance: the law is exact, and three variates of
+    10,000 take times that depend on them [docs/noise.md].
     """
     allowed = _Range("variance", MIN_MEAN, MAX_SKELLAM_VARIANCE)
-    return _integers(_draw_skellam, size, dtype, allowed, variance, insecure_key)
+    return _integers(_bell.skellam, size, dtype, allowed, variance, insecure_key)
 
 
 def poisson(
@@ -193,7 +192,7 @@ def poisson(
     *,
     insecure_key: bytes | None = None,
 ) -> npt.NDArray[Any]:
-    """Poisson variates, Pr[y] = exp(-mean) mean^y / y!; with the guarantees of `skellam`.
+    """Poisson variates, Pr[y] = exp(-mean) mean^y / y!; with the guarantees of `discrete_gaussian`.
 
     Parameters
     ----------
@@ -208,7 +207,7 @@ def poisson(
     InvalidTypeError, InvalidArgumentError
     """
     allowed = _Range("mean", MIN_MEAN, MAX_POISSON_MEAN)
-    return _integers(partial(draw_lattice, "poisson"), size, dtype, allowed, mean, insecure_key)
+    return _integers(_bell.poisson, size, dtype, allowed, mean, insecure_key)
 
 
 def release(
@@ -394,23 +393,6 @@ def integer_stddev(l2_sensitivity: float, noise_multiplier: float) -> float:
     )
 
 
-def draw_discrete_gaussian(
-    out: npt.NDArray[Any],
-    stddev: float,
-    insecure_key: bytes | None = None,
-    backend: _kernels.Backend = _kernels.best_backend,
-) -> None:
-    """Fills an int32 or int64 array. For measurements: a backend."""
-    draw_bells(out, _bell.discrete_gaussian(stddev), insecure_key, backend=backend)
-
-
-def _draw_skellam(out: npt.NDArray[Any], variance: float, insecure_key: bytes | None) -> None:
-    if _lattice.is_narrow("skellam", variance):
-        draw_lattice("skellam", out, variance, insecure_key)
-    else:
-        draw_bells(out, _bell.wide_skellam(variance), insecure_key)
-
-
 def draw_bells(
     out: npt.NDArray[Any],
     table: _bell.Bell,
@@ -430,7 +412,7 @@ def _draw_bell(out: npt.NDArray[Any], table: _bell.Bell, words: _Words, exact_on
     while True:
         refused = sorted(candidate for candidate, value in settled.items() if value is None)
         given = (table.structure, words.key, words.chunk, refused, exact_only, words.backend)
-        undecided = _kernels.discrete_gaussian(out, *given)
+        undecided = _kernels.bells(out, *given)
         for one in undecided:
             if one.candidate not in settled:
                 settled[one.candidate] = table.settled(one, words.of_candidate(one.candidate))
@@ -448,25 +430,6 @@ def _put(out: npt.NDArray[Any], position: int, value: int | None) -> None:
     out[position] = value
 
 
-def draw_lattice(
-    name: str,
-    out: npt.NDArray[Any],
-    parameter: float,
-    insecure_key: bytes | None = None,
-    exact_only: bool = False,
-    backend: _kernels.Backend = _kernels.best_backend,
-) -> None:
-    """Fills an int32 or int64 array with variates of a law, by its name in `_lattice`.
-
-    For tests and measurements: `exact_only` leaves to integers whatever a block's bound does not decide. The
-    law is the same; the bits are not, as what integers refuse is drawn anew from other words.
-    """
-    table = _lattice.table(name, parameter)
-    with _kernels.key_of_call(insecure_key) as key:
-        for chunk, piece in _chunks(out, _kernels.LATTICE_CHUNK):
-            _draw_chunk(piece, table, _Words(key, chunk, backend), exact_only)
-
-
 def _chunks(out: npt.NDArray[Any], size: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """Numbered pieces of an array, of `size` elements at most."""
     flat = out.reshape(-1)
@@ -482,39 +445,11 @@ class _Words(NamedTuple):
     backend: _kernels.Backend
 
     def of_candidate(self, candidate: int) -> Iterator[int]:
-        """What a candidate takes beyond the words that csrc/discrete_gaussian.c has read."""
-        return self._from((self.chunk, candidate, 2), 1)
-
-    def further(self, number: int, place: int) -> Iterator[int]:
-        """More digits for a comparison: the one at `place` among the undecided of a retry."""
-        stream = (self.chunk, number, 3)  # 0 to 2 are purposes in csrc/lattice.c
-        return self._from(stream, place << 12)
-
-    def _from(self, stream: tuple[int, int, int], first_block: int) -> Iterator[int]:
+        """What a candidate takes beyond the words that csrc/bell.c has read."""
         words = np.empty(2, "<u8")
-        for block in itertools.count(first_block):
-            _kernels.noise_keystream(words, self.key, stream, block, self.backend)
+        for block in itertools.count(1):
+            _kernels.noise_keystream(words, self.key, (self.chunk, candidate, 2), block, self.backend)
             yield from words.tolist()
-
-
-def _draw_chunk(out: npt.NDArray[Any], table: _lattice.Table, words: _Words, exact_only: bool) -> None:
-    """Draws anew, from other words, whatever C leaves to us and does not stand."""
-
-    def draw(part: npt.NDArray[Any], number: int) -> list[_kernels.Undecided]:
-        given = (table.arrays, words.key, words.chunk, number, exact_only, words.backend)
-        return _kernels.lattice(part, *given)
-
-    used = 0
-    for place, undecided in enumerate(draw(out, 0)):
-        found, number, nth = undecided, 0, place
-        while (value := table.settled(found, words.further(number, nth))) is None:
-            used, nth = used + 1, 0
-            number, again = used, out[undecided.position : undecided.position + 1]
-            if not (more := draw(again, number)):
-                break
-            found = more[0]
-        else:
-            _put(out, undecided.position, value)
 
 
 def _up(number: float) -> float:
@@ -531,21 +466,21 @@ class _Range(NamedTuple):
 
 
 def _integers(
-    draw: Callable[[npt.NDArray[Any], float, bytes | None], None],
+    table_of: Callable[[float], _bell.Bell],
     size: object,
     dtype: npt.DTypeLike,
     allowed: _Range,
     value: object,
     insecure_key: bytes | None,
 ) -> npt.NDArray[Any]:
-    """A new array, filled by `draw` with variates of a law whose parameter is `value`."""
+    """A new array of variates of a law whose parameter is `value`."""
     out = _empty(size, dtype, tuple(allowed.largest))
     number, largest = positive(allowed.name, value), allowed.largest[out.dtype]
     if not allowed.least <= number <= largest:
         raise InvalidArgumentError(
             f"{allowed.name} for {out.dtype} must be in [{allowed.least}, {largest}], got {number!r}"
         )
-    draw(out, number, insecure_key)
+    draw_bells(out, table_of(number), insecure_key)
     return out
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedsec import _kernels, noise
+from fedsec import _bell, _kernels, noise
 from fedsec.measure.timing import turns
 
 MEAN = 100.0  # of each of the two Poisson variables behind Skellam noise
@@ -93,10 +93,10 @@ def _ours(length: int, stddev: float) -> dict[str, Sampler]:
             lambda: noise.discrete_gaussian(length, stddev, np.int32), 6, {TORCH32: 3.0, OPENDP: 1e4}
         ),
         "release, float32": Sampler(lambda: noise.release(vector, 1.0, 1.1), 0, {}),
-        "skellam, int32": Sampler(lambda: noise.skellam(length, variance, np.int32), 4, {POISSONS: 30.0}),
-        "skellam, int64": Sampler(lambda: noise.skellam(length, variance), 4, {POISSONS: 30.0}),
+        "skellam, int32": Sampler(lambda: noise.skellam(length, variance, np.int32), 6, {POISSONS: 30.0}),
+        "skellam, int64": Sampler(lambda: noise.skellam(length, variance), 6, {POISSONS: 30.0}),
         "skellam of variance 1e7, int32": Sampler(lambda: noise.skellam(length, 1e7, np.int32), 6, {}),
-        "poisson of mean 1e6": Sampler(lambda: noise.poisson(length, 1e6), 12, {}),
+        "poisson of mean 1e6": Sampler(lambda: noise.poisson(length, 1e6), 6, {}),
         "gaussian, float32": Sampler(lambda: noise.gaussian(length), 4, {TORCH32: 6.0, NUMPY32: 18.0}),
         "gaussian, float64": Sampler(
             lambda: noise.gaussian(length, dtype=np.float64), 8, {TORCH64: 20.0, NUMPY64: 8.0}
@@ -110,10 +110,10 @@ def _backends(length: int) -> dict[str, Callable[[], object]]:
     for backend in _kernels.backends():
         skellam, integers = np.empty(length, np.int32), np.empty(length, np.int32)
         calls[f"discrete_gaussian, int32, {backend.name}"] = partial(
-            noise.draw_discrete_gaussian, integers, 1000.0, backend=backend
+            noise.draw_bells, integers, _bell.discrete_gaussian(1000.0), backend=backend
         )
         calls[f"skellam, int32, {backend.name}"] = partial(
-            noise.draw_lattice, "skellam", skellam, 2.0 * MEAN, backend=backend
+            noise.draw_bells, skellam, _bell.skellam(2.0 * MEAN), backend=backend
         )
         for dtype in (np.float32, np.float64):
             calls[f"gaussian, {np.dtype(dtype)}, {backend.name}"] = partial(

@@ -232,10 +232,10 @@ static void compare_variates(const fs_backend *backend, const fs_backend *portab
 /* Room for fewer candidates than there are open, refused ones, nothing to fill. */
 static void compare_bells(const fs_backend *backend, const fs_backend *portable, size_t length)
 {
-    static const unsigned widths[] = {0, 1, 7, 15, 16, 17, 18, 21, 38};
+    static const unsigned widths[] = {0, 1, 2, 3, 4, 7, 15, 16, 17, 18, 21, 38};
     int wide = (int)(draw() % 2), exact_only = draw() % 4 == 0;
-    unsigned block_bits = widths[draw() % (wide ? 9 : 8)];
-    fs_bell bell = draw_bell(block_bits, draw() % 2 == 0);
+    unsigned block_bits = widths[draw() % (wide ? 12 : 11)];
+    fs_bell bell = draw_bell(block_bits, (int)(draw() % FS_BELL_TABLE), draw() % 2 == 0);
     uint32_t chunk = (uint32_t)draw(), refused[40], last = 0;
     size_t n_refused = draw() % 41, room = draw() % 3 ? length : draw() % (length + 1);
     uint8_t key[32];
@@ -250,45 +250,14 @@ static void compare_bells(const fs_backend *backend, const fs_backend *portable,
         fs_bell_undecided *rows = room ? v->rows : NULL;
         const uint32_t *list = n_refused ? refused : NULL;
         void *out = length ? v->out : NULL;
-        v->n_undecided = wide ? fs_discrete_gaussian64(which, &bell, out, length, key, chunk, list, n_refused,
-                                                       exact_only, rows, room)
-                              : fs_discrete_gaussian32(which, &bell, out, length, key, chunk, list, n_refused,
-                                                       exact_only, rows, room);
+        v->n_undecided =
+            wide ? fs_bells64(which, &bell, out, length, key, chunk, list, n_refused, exact_only, rows, room)
+                 : fs_bells32(which, &bell, out, length, key, chunk, list, n_refused, exact_only, rows, room);
         for (size_t j = 0; j < v->n_undecided && v->n_undecided <= room; j++)
             if (rows[j].position >= length || rows[j].cell >= FS_BELL_CELLS || rows[j].uniform_high > UINT16_MAX)
                 fail(fs_backend_name(which), "undecided of length", length);
     }
-    compare_variates(backend, portable, both, "discrete Gaussian variates");
-}
-
-static void compare_laws(const fs_backend *backend, const fs_backend *portable, size_t length)
-{
-    static uint32_t cells[LAW_CELLS], least[LAW_CELLS];
-    static double log_heights[LAW_CELLS];
-    int wide = (int)(draw() % 2), blocks = draw() % 2 == 0, exact_only = draw() % 4 == 0;
-    fs_law law = draw_law(blocks, cells, least, log_heights);
-    uint32_t chunk = (uint32_t)draw(), retry = (uint32_t)draw();
-    uint8_t key[32];
-    fill(key, sizeof key);
-    variates both[2];
-    for (int i = 0; i < 2; i++) {
-        const fs_backend *which = i ? portable : backend;
-        variates *v = &both[i];
-        *v = make_room(wide, length, length * sizeof(fs_undecided));
-        fs_undecided *rows = length ? v->rows : NULL;
-        void *out = length ? v->out : NULL;
-        if (blocks)
-            v->n_undecided =
-                wide ? fs_lattice_blocks64(which, &law, out, length, key, chunk, retry, exact_only, rows)
-                     : fs_lattice_blocks32(which, &law, out, length, key, chunk, retry, exact_only, rows);
-        else
-            v->n_undecided = wide ? fs_lattice_points64(which, &law, out, length, key, chunk, retry)
-                                  : fs_lattice_points32(which, &law, out, length, key, chunk, retry);
-        for (size_t j = 0; blocks && j < v->n_undecided; j++)
-            if (rows[j].position >= length || rows[j].cell >> law.index_bits)
-                fail(fs_backend_name(which), "undecided of length", length);
-    }
-    compare_variates(backend, portable, both, "variates of a law");
+    compare_variates(backend, portable, both, "variates of a bell");
 }
 
 /* Sums into the middle of a vector, with nothing there and without seeds too; packing there and back. */
@@ -366,10 +335,8 @@ int main(int count, char **arguments)
             compare_rotations(backend, portable, rotation);
         for (size_t length = 0; length <= FS_NORMAL_GROUP_BYTES / 2 + 50; length += 7 * step)
             compare_noise(backend, portable, length);
-        for (size_t length = 0; length <= LONGEST; length += step) {
+        for (size_t length = 0; length <= LONGEST; length += step)
             compare_bells(backend, portable, length);
-            compare_laws(backend, portable, length);
-        }
         fuzz(backend);
         printf("same %s\n", fs_backend_name(backend));
     }

@@ -75,18 +75,22 @@ static void noise(const fs_backend *backend)
     }
 }
 
-/* The first comparison of the discrete Gaussian: which candidates stand or go on is told, and the words of those that go
- * on, whose second comparison takes times that depend on them. */
-static void discrete_gaussians(const fs_backend *backend)
+/* The first comparison of exact noise on the integers: which candidates stand or go on is told, and the words of those that
+ * go on, whose second comparison takes times that depend on them. A law of every kind: integers, blocks of each width,
+ * with one curvature, many, and others to the left. */
+static void bells(const fs_backend *backend)
 {
-    static const unsigned widths[] = {0, 7, 17, 21};
+    static const unsigned widths[] = {0, 2, 4, 7, 17, 21};
     fs_bell_undecided undecided[8];
-    for (size_t i = 0; i < 2 * sizeof widths / sizeof widths[0]; i++) {
-        fs_bell bell = draw_bell(widths[i / 2], (int)i % 2);
-        make_secret(seeds, sizeof seeds);
-        fs_discrete_gaussian32(backend, &bell, (int32_t *)out, LENGTH, seeds, 1, NULL, 0, 0, undecided, 8);
-        fs_discrete_gaussian64(backend, &bell, (int64_t *)out, LENGTH, seeds, 2, NULL, 0, 1, undecided, 8);
-    }
+    for (size_t i = 0; i < 2 * sizeof widths / sizeof widths[0]; i++)
+        for (int kind = 0; kind < 3; kind++) {
+            fs_bell bell = draw_bell(widths[i / 2], i % 4 < 2 ? FS_BELL_POISSON : FS_BELL_SKELLAM, (int)i % 2);
+            bell.curved = kind > 0 && widths[i / 2] <= FS_BELL_SHOWN_BITS;
+            bell.skewed = kind > 1 && bell.curved;
+            make_secret(seeds, sizeof seeds);
+            fs_bells32(backend, &bell, (int32_t *)out, LENGTH, seeds, 1, NULL, 0, 0, undecided, 8);
+            fs_bells64(backend, &bell, (int64_t *)out, LENGTH, seeds, 2, NULL, 0, 1, undecided, 8);
+        }
 }
 
 /* Whether a residue is too large is told, and so are the bits behind the last, of which there are none here.
@@ -182,7 +186,7 @@ int main(int count, char **arguments)
             keystreams(backend);
             grids(backend);
             noise(backend);
-            discrete_gaussians(backend);
+            bells(backend);
             printf("covered %s\n", fs_backend_name(backend));
         }
     return 0;

@@ -1,4 +1,4 @@
-"""Discrete Gaussian and wide Skellam noise from words to variates, each candidate decided with mpmath.
+"""Discrete Gaussian, Skellam and Poisson noise from words to variates, each candidate decided with mpmath.
 
 Of the core's table only the whole numbers are read: thresholds and aliases, counts, and the unit of a count.
 """
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from itertools import count
 
 import mpmath as mp
+import numpy as np
 
-from fedsec import _bell
+from fedsec import _laws
 from reference.masks_reference import noise_stream
 
 GROUP, BLOCK, CELLS = 1024, 32, 64
@@ -44,21 +45,41 @@ def candidates(table, key: bytes, chunk: int = 0) -> Iterator[tuple[int, int, in
                 hidden = max(block_bits - 17, 0)
                 low_bits = rest[place] >> 32 - hidden
                 if table.block_bits is None:
-                    value = cell - 31
+                    value = cell
                 elif choices[lane] >> 6 & 1:  # complements, but for the bits that are not shown
                     value = (~(cell << min(block_bits, 17) | shown)) << hidden | low_bits
                 else:
                     value = (cell << min(block_bits, 17) | shown) << hidden | low_bits
-                yield group * GROUP + place, cell, value, uniforms[lane]
+                yield group * GROUP + place, cell, table.first + value, uniforms[lane]
+
+
+def mass(name: str, parameter: float, y: int) -> mp.mpf:
+    """The probability of y."""
+    with mp.workdps(DIGITS):
+        x = mp.mpf(parameter)
+        if name == "poisson":
+            return mp.exp(y * mp.log(x) - x - mp.loggamma(y + 1)) if y >= 0 else mp.mpf(0)
+        return mp.exp(-x) * mp.besseli(abs(y), x)
+
+
+def masses(name: str, parameter: float, first: int, last: int) -> np.ndarray:
+    """All of them in double precision."""
+    return np.array([float(mass(name, parameter, y)) for y in range(first, last + 1)])
 
 
 def weight(law, y: int) -> mp.mpf:
-    """exp(-y^2 / (2 variance)), or sqrt(2 pi v) exp(-v) I_|y|(v)."""
+    """In the law's own unit."""
     v = mp.mpf(law.variance.numerator) / law.variance.denominator
-    gaussian = mp.exp(-(mp.mpf(y) ** 2) / (2 * v))
-    if isinstance(law, _bell.DiscreteGaussian) or y * y > 81 * v:  # so far out nobody sees a difference
+    gaussian = mp.exp(-(mp.mpf(y - law.middle) ** 2) / (2 * v))
+    if isinstance(law, _laws.DiscreteGaussian):
         return gaussian
-    return mp.sqrt(2 * mp.pi * v) * mp.exp(-v) * mp.besseli(abs(y), v)
+    name = "skellam" if law.even else "poisson"
+    if isinstance(law, _laws.NarrowLaw):
+        return mass(name, law.parameter, y) / mass(name, law.parameter, law.middle)
+    if (y - law.middle) ** 2 > 81 * v:  # so far out nobody sees a difference
+        return gaussian
+    below_one = 0 if law.even else mp.mpf(2) ** -10
+    return mass(name, law.parameter, y) * mp.sqrt(2 * mp.pi * v) * mp.exp(-below_one)
 
 
 def probability(table, cell: int, value: int) -> mp.mpf:

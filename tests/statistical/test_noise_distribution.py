@@ -9,8 +9,8 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from reference import bell_reference
 from reference import discrete_gaussian_reference as reference
-from reference import lattice_reference
 from scipy import stats
 
 from fedsec import noise
@@ -179,20 +179,20 @@ def test_poisson_and_skellam_follow_their_mass_functions(name, parameter):
     """And the controls: a parameter 2 % off, and a Gaussian of the same variance."""
     samples = getattr(noise, name)(1_000_000, parameter, insecure_key=key_of(name, parameter))
     first, last = (0, 60 if parameter < 50 else 300) if name == "poisson" else (-300, 300)
-    assert counted_p(samples, lattice_reference.masses(name, parameter, first, last), first) > ALARM
+    assert counted_p(samples, bell_reference.masses(name, parameter, first, last), first) > ALARM
     for wrong in WRONG_SCALES:
-        masses = lattice_reference.masses(name, wrong * parameter, first, last)
+        masses = bell_reference.masses(name, wrong * parameter, first, last)
         assert counted_p(samples, masses, first) < ALARM
     if parameter == 100.0:
         gaussian = np.rint(np.random.default_rng(0).normal(parameter, np.sqrt(parameter), 1_000_000))
-        law = lattice_reference.masses(name, parameter, -100, last)
+        law = bell_reference.masses(name, parameter, -100, last)
         assert counted_p(gaussian.astype(np.int64), law, -100) < ALARM
 
 
 def test_sums_of_skellam_noise_are_skellam_noise():
     """Three parties' shares of 20, 40 and 2.5; the control is the sum without the smallest."""
     shares = [noise.skellam(1_000_000, v, insecure_key=key_of("share", v)) for v in (20.0, 40.0, 2.5)]
-    law = lattice_reference.masses("skellam", 62.5, -200, 200)
+    law = bell_reference.masses("skellam", 62.5, -200, 200)
     assert counted_p(sum(shares), law, -200) > ALARM
     assert counted_p(shares[0] + shares[1], law, -200) < ALARM
 

@@ -207,3 +207,52 @@ def test_gaussian_refuses_what_would_overflow():
 def test_keys_that_are_none(key):
     with pytest.raises(InvalidTypeError, match="32 bytes"):
         noise.discrete_gaussian(1, 1.0, insecure_key=key)
+
+
+# ---- Poisson and Skellam
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, (0, 3), (2, 3), (), np.int64(4)])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_shapes_of_integers(size, dtype):
+    shape = size if isinstance(size, tuple) else (int(size),)
+    for array in (noise.skellam(size, 100.0, dtype), noise.poisson(size, 1e6, dtype)):
+        assert array.shape == shape
+        assert array.dtype == dtype
+
+
+def test_calls_of_skellam_do_not_repeat():
+    assert len({noise.skellam(64, 2.0**40).tobytes() for _ in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "dtype", "value"),
+    [
+        *((noise.skellam, np.int64, value) for value in (0.0, -1.0, 2.0**-11, 2.0**42, np.nan, np.inf)),
+        (noise.poisson, np.int64, 2.0**41),
+        (noise.poisson, np.int32, 2.0**31),
+    ],
+)
+def test_means_and_variances_out_of_range(sampler, dtype, value):
+    with pytest.raises(InvalidArgumentError, match=r"mean|variance"):
+        sampler(1, value, dtype)
+
+
+@pytest.mark.parametrize("sampler", [noise.skellam, noise.poisson])
+def test_means_and_variances_of_the_wrong_type(sampler):
+    for value in ("1", None, True, 1j):
+        with pytest.raises(InvalidTypeError, match=r"mean|variance"):
+            sampler(1, value)
+    for dtype in (np.int16, np.uint32, np.float64, ">i8", None):
+        with pytest.raises(InvalidTypeError, match="int64 or int32"):
+            sampler(1, 1.0, dtype)
+    with pytest.raises(InvalidTypeError, match="32 bytes"):
+        sampler(1, 1.0, insecure_key=bytes(31))
+
+
+def test_mean_and_variance_may_be_as_large_as_they_can():
+    assert abs(noise.poisson(3, 2.0**40) - 2.0**40).max() < 14 * 2.0**20
+    assert noise.poisson(3, 2.0**30, np.int32).min() > 2**29
+    assert np.abs(noise.skellam(3, 2.0**41, np.int32)).max() < 2**26
+    assert not noise.poisson(50, 2.0**-10, insecure_key=bytes(32)).any()
+    assert noise.skellam(3, 2.0**-10, insecure_key=bytes(32)).tolist() == [0, 0, 0]

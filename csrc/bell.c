@@ -1,5 +1,4 @@
-/* Exact bells on the integers: the discrete Gaussian, Pr[y] proportional to exp(-y^2 / (2 variance)), and Skellam laws of
- * large variance v, Pr[y] = exp(-v) I_|y|(v), which are close to it.
+/* Exact laws on the integers that have a bell's shape: discrete Gaussian, Skellam and Poisson.
  *
  * By rejection: a candidate y is drawn from a law whose probabilities are integers over a power of two, and stands
  * with probability weight(y) / (M times that of the candidate), which is at most 1. So the law of what stands is exact
@@ -26,24 +25,52 @@
 /* Streams of a chunk: the candidates' words, and what one candidate takes further. */
 enum { CANDIDATES, FURTHER = 2 };
 
-/* The weight's logarithm. The square is below 2^10 where it matters and then off by 2^-42, the logarithm of the height by
- * 2^-46, and the uniform number by 2^-53: less than 2^-36, the margin of a Gaussian. */
-static double log_weight(const fs_bell *bell, int64_t y)
+/* Debye's expansion of sqrt(2 pi v) exp(-v) I_y(v), off by less than 2 / v^2, which is in the margin (docs/noise.md):
+ * exp(-v (e^2 / 2 - e^4 / 24 + e^6 / 80 - ...)) (1 + e^2)^(-1/4) (1 + (3 - 5 p^2) / (24 s)), e = y / v, p = y / s, and s =
+ * v sqrt(1 + e^2); the series is the integral of asinh. */
+static double log_skellam(double v, double square)
 {
-    double square = (double)y * (double)y / bell->variance;
-    if (!bell->skellam)
-        return -0.5 * square;
-    /* Debye's expansion of sqrt(2 pi v) exp(-v) I_y(v), off by less than 2 / v^2, which is in the margin (docs/noise.md):
-     * exp(-v (e^2 / 2 - e^4 / 24 + e^6 / 80 - ...)) (1 + e^2)^(-1/4) (1 + (3 - 5 p^2) / (24 s)), e = y / v, p = y / s, and s =
-     * v sqrt(1 + e^2); the series is the integral of asinh. */
-    double e2 = square / bell->variance, p2 = e2 / (1.0 + e2);
+    double e2 = square / v, p2 = e2 / (1.0 + e2);
     double series = 7.0 / 2304.0;
     series = 5.0 / 896.0 - e2 * series;
     series = 1.0 / 80.0 - e2 * series;
     series = 1.0 / 24.0 - e2 * series;
     series = 0.5 - e2 * series;
-    double correction = (3.0 - 5.0 * p2) / (24.0 * bell->variance * sqrt(1.0 + e2));
+    double correction = (3.0 - 5.0 * p2) / (24.0 * v * sqrt(1.0 + e2));
     return -square * series - 0.25 * log1p(e2) + log1p(correction);
+}
+
+/* Stirling's expansion: -1 / 1024 - v phi(e) - ln(1 + e) / 2 - 1 / (12 y) + 1 / (360 y^3) with e = y / v - 1, |e| < 1/8, and
+ * phi(e) = (1 + e) ln(1 + e) - e = sum_{j >= 2} (-e)^j / (j (j - 1)), where cancellation would hurt. */
+static double log_poisson(double v, double y)
+{
+    static const double INVERSE[21] = {
+#define TERM(j) 1.0 / ((j) * ((j) - 1))
+        TERM(2),  TERM(3),  TERM(4),  TERM(5),  TERM(6),  TERM(7),  TERM(8),  TERM(9),  TERM(10), TERM(11), TERM(12),
+        TERM(13), TERM(14), TERM(15), TERM(16), TERM(17), TERM(18), TERM(19), TERM(20), TERM(21), TERM(22),
+#undef TERM
+    };
+    double e = (y - v) / v, phi = 0.0;
+    for (int j = 20; j >= 0; j--)
+        phi = INVERSE[j] - e * phi;
+    return -0x1p-10 - v * e * e * phi - 0.5 * log1p(e) - 1.0 / (12.0 * y) + 1.0 / (360.0 * y * y * y);
+}
+
+/* The weight's logarithm, for a value in one of the cells before the last. It is below 2^9 where it matters and then off by
+ * 2^-41, the logarithm of the height by 2^-46, and the uniform number by 2^-53: less than 2^-36, the margin. */
+static double log_weight(const fs_bell *bell, int64_t y)
+{
+    double v = bell->variance, square = (double)y * (double)y / v;
+    switch (bell->formula) {
+    case FS_BELL_GAUSSIAN:
+        return -0.5 * square;
+    case FS_BELL_SKELLAM:
+        return log_skellam(v, square);
+    case FS_BELL_POISSON:
+        return log_poisson(v, (double)y);
+    default:
+        return bell->log_weights[y - bell->first + (bell->mirrored ? INT64_C(63) << bell->block_bits : 0)];
+    }
 }
 
 /* Whether the candidate is on the caller's list of those that do not stand. */
@@ -82,7 +109,7 @@ static bool stands(fs_bell_work *work, size_t place, size_t position)
     uint32_t found = bell->cells[choice % FS_BELL_CELLS];
     uint32_t cell = (choice < (found & 0xff00) ? choice : found) % FS_BELL_CELLS;
     int64_t magnitude = (cell << 17 | offset << 1 | (choice >> 7 & 1)) >> (FS_BELL_SHOWN_BITS - bell->shown_bits);
-    int64_t shown = (choice >> 6 & 1 & bell->mirrored) ? ~magnitude : magnitude + bell->first;
+    int64_t shown = (choice >> 6 & 1 & bell->mirrored) ? ~magnitude : magnitude;
     uint32_t rest = fs_bell_hidden(bell) ? (uint32_t)FS_TELL(work->rest[place]) : 0;
 
     uint64_t further[2];
@@ -93,13 +120,14 @@ static bool stands(fs_bell_work *work, size_t place, size_t position)
         .candidate = candidate,
         .position = position,
         .cell = cell,
-        .value = fs_bell_whole(fs_bell_hidden(bell), shown, rest),
+        .value = bell->first + fs_bell_whole(fs_bell_hidden(bell), shown, rest),
         .uniform_high = fs_from_le16((uint16_t)FS_TELL(work->uniforms[at])),
         .uniform_low = fs_from_le64(FS_TELL(further[0])),
     };
     double uniform = (double)open.uniform_high * 0x1p-16 + (double)open.uniform_low * 0x1p-80;
-    open.gap = exp(log_weight(bell, open.value) - bell->log_heights[cell]) - uniform;
-    bool clear = cell != FS_BELL_CELLS - 1 && !work->exact_only && fabs(open.gap) > bell->margin;
+    bool last = cell == FS_BELL_CELLS - 1;
+    open.gap = last ? 0.0 : exp(log_weight(bell, open.value) - bell->log_heights[cell]) - uniform;
+    bool clear = fabs(open.gap) > bell->margin && !work->exact_only;
     bool standing = clear ? open.gap > 0 : leave(work, &open);
     fs_wipe(further, sizeof further);
     fs_wipe(&open, sizeof open);
@@ -140,8 +168,8 @@ static void next_group(fs_bell_work *work)
 }
 
 /* A group goes straight to its place, or, near the end, by way of one that has room for more than a group. */
-#define DEFINE_DISCRETE_GAUSSIAN(BITS)                                                                        \
-    size_t fs_discrete_gaussian##BITS(const fs_backend *backend, const fs_bell *bell, int##BITS##_t *out,     \
+#define DEFINE_BELLS(BITS)                                                                        \
+    size_t fs_bells##BITS(const fs_backend *backend, const fs_bell *bell, int##BITS##_t *out,     \
                                       size_t length, const uint8_t *key, uint32_t chunk,                      \
                                       const uint32_t *refused, size_t n_refused, int exact_only,              \
                                       fs_bell_undecided *undecided, size_t room)                              \
@@ -174,5 +202,5 @@ static void next_group(fs_bell_work *work)
         return n_undecided;                                                                                   \
     }
 
-DEFINE_DISCRETE_GAUSSIAN(32)
-DEFINE_DISCRETE_GAUSSIAN(64)
+DEFINE_BELLS(32)
+DEFINE_BELLS(64)

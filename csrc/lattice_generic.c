@@ -1,7 +1,0 @@
-/* Laws from tables, in portable C. */
-#include "generic.h"
-
-#define NAME(x) fs_generic_##x
-#define TARGET
-
-#include "lattice.h"
