@@ -194,7 +194,8 @@ class RecordFile:
         """Turn errors of the file into the layout's error, with the path."""
         try:
             yield
-        except (sqlite3.Error, OSError, self._layout.error) as error:
+        # SQLite quotes damaged text in its errors, which then may be no UTF-8.
+        except (sqlite3.Error, OSError, UnicodeDecodeError, self._layout.error) as error:
             raise self._error(f"{self.path}: {error}") from error
 
     def _refuse_strangers(self, connection: sqlite3.Connection) -> None:

@@ -259,6 +259,13 @@ class TestFile:
         with pytest.raises(StoreError, match="its mode"):
             store.open_session(ALICE, session(1), 5, 1)
 
+    def test_a_file_whose_damage_is_no_text_is_refused(self, path):
+        """SQLite's error quotes it."""
+        SessionStore(path)
+        path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CRE\xf9TE TABLE"))
+        with pytest.raises(StoreError, match=r"sessions: "):
+            SessionStore(path)
+
     def test_a_store_that_must_be_there_is_not_made(self, path):
         for made in (lambda: None, path.touch):
             made()
