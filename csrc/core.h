@@ -108,17 +108,24 @@ struct fs_backend {
     void (*hadamard_parts)(float *x, size_t length, size_t part, const uint8_t *signs, float scale);
     void (*hadamard_levels)(float *x, size_t length, size_t half);
     /* A training step's passes over all parameters (step.h); the sign bit is set when a release refuses a value. */
-    void (*add_parts)(double *total, const float *parts, size_t n_parts, size_t length);
+    void (*weighted_sum32)(float *total, const float *values, const double *weights, size_t rows, size_t length,
+                           int fresh);
+    void (*weighted_sum64)(double *total, const float *values, const double *weights, size_t rows, size_t length,
+                           int fresh);
     uint64_t (*release32_32)(float *out, const float *values, const int64_t *noise, size_t length,
                              double granularity, double scale);
     uint64_t (*release64_32)(float *out, const double *values, const int64_t *noise, size_t length,
                              double granularity, double scale);
     uint64_t (*release64_64)(double *out, const double *values, const int64_t *noise, size_t length,
                              double granularity, double scale);
+    /* Sums of outer products (products.h), with scratch memory as in core.cdef. */
+    void (*products32)(float *total, const fs_product *product, int fresh, double *scratch);
+    void (*products64)(double *total, const fs_product *product, int fresh, double *scratch);
     /* For measurements: AES rounds on a register file's worth of blocks and nothing else, as many as a masked
      * sum needs for n_bytes of keystream. NULL without AES instructions. */
     void (*aes_rounds)(uint8_t *out, size_t n_bytes, int rounds);
 };
+
 
 /* Overwrites what functions that have returned left on the stack below the caller: FS_STACK_BYTES, which is
  * more than any kernel takes. */

@@ -1,12 +1,25 @@
-/* The passes of a training step over all parameters: sums of blocks of records, in single precision, added up in double
- * precision; and a vector rounded to the grid of a release, with its noise (step.h).
+/* The passes of a training step over all parameters: rows of single precision, weighted and added up in double precision,
+ * or squared; and a vector rounded to the grid of a release, with its noise (step.h).
  *
  * Values are secret: no branch depends on one, but on whether any is refused. */
 #include "core.h"
 
-void fs_add_parts(const fs_backend *backend, double *total, const float *parts, size_t n_parts, size_t length)
+void fs_weighted_sum32(const fs_backend *backend, float *total, const float *values, const double *weights, size_t rows,
+                       size_t length, int fresh)
 {
-    backend->add_parts(total, parts, n_parts, length);
+    backend->weighted_sum32(total, values, weights, rows, length, fresh);
+}
+
+void fs_weighted_sum64(const fs_backend *backend, double *total, const float *values, const double *weights, size_t rows,
+                       size_t length, int fresh)
+{
+    backend->weighted_sum64(total, values, weights, rows, length, fresh);
+}
+
+void fs_sums_of_squares(const fs_backend *backend, double *out, const float *values, size_t rows, size_t length)
+{
+    for (size_t i = 0; i < rows; i++)
+        out[i] = backend->sum_of_squares(values + i * length, length);
 }
 
 #define DEFINE_RELEASE(IN, INPUT, OUT, OUTPUT)                                                                   \

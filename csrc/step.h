@@ -6,24 +6,40 @@
 
 #include "floats.h"
 
-TARGET void NAME(add_parts)(double *restrict total, const float *restrict parts, size_t n_parts, size_t length)
-{
-    enum { STRIDE = 512 };
-    double sum[STRIDE];
-    for (size_t begin = 0; begin < length; begin += STRIDE) {
-        size_t n = length - begin < STRIDE ? length - begin : STRIDE;
-        for (size_t j = 0; j < n; j++)
-            sum[j] = 0.0;
-        for (size_t i = 0; i < n_parts; i++) {
-            const float *part = parts + i * length + begin;
-            for (size_t j = 0; j < n; j++)
-                sum[j] += (double)part[j];
-        }
-        for (size_t j = 0; j < n; j++)
-            total[begin + j] += sum[j];
+/* Four rows at a time, so that the sums are read and written less often. */
+#define DEFINE_WEIGHTED_SUM(BITS, TOTAL)                                                                         \
+    TARGET void NAME(weighted_sum##BITS)(TOTAL *restrict total, const float *restrict values,                    \
+                                         const double *restrict weights, size_t rows, size_t length, int fresh)  \
+    {                                                                                                            \
+        double sum[STRIDE];                                                                                      \
+        for (size_t begin = 0; begin < length; begin += STRIDE) {                                                \
+            size_t n = length - begin < STRIDE ? length - begin : STRIDE, i = 0;                                 \
+            for (size_t j = 0; j < n; j++)                                                                       \
+                sum[j] = 0.0;                                                                                    \
+            for (; i + 4 <= rows; i += 4)                                                                        \
+                add_rows(sum, values + i * length + begin, weights + i, length, n);                              \
+            for (; i < rows; i++)                                                                                \
+                for (size_t j = 0; j < n; j++)                                                                   \
+                    sum[j] += weights[i] * (double)values[i * length + begin + j];                               \
+            for (size_t j = 0; j < n; j++)                                                                       \
+                total[begin + j] = (TOTAL)(fresh ? sum[j] : (double)total[begin + j] + sum[j]);                  \
+        }                                                                                                        \
+        fs_wipe(sum, sizeof sum);                                                                                \
     }
-    fs_wipe(sum, sizeof sum);
+
+enum { STRIDE = 512 };
+
+FS_INLINE TARGET void add_rows(double *restrict sum, const float *restrict values, const double *restrict weights,
+                               size_t length, size_t n)
+{
+    const float *second = values + length, *third = second + length, *fourth = third + length;
+    for (size_t j = 0; j < n; j++)
+        sum[j] += (weights[0] * (double)values[j] + weights[1] * (double)second[j]) +
+                  (weights[2] * (double)third[j] + weights[3] * (double)fourth[j]);
 }
+
+DEFINE_WEIGHTED_SUM(32, float)
+DEFINE_WEIGHTED_SUM(64, double)
 
 /* Added to a number below 2^51, it leaves the nearest integer in the lowest bits of the sum. */
 #define ROUND 0x1.8p52

@@ -9,9 +9,11 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define FS_TARGET(NAMES) __attribute__((target(NAMES)))
 #define FS_INLINE static inline __attribute__((always_inline))
+#define FS_UNROLL _Pragma("GCC unroll 16")
 #else
 #define FS_TARGET(NAMES)
 #define FS_INLINE static __forceinline
+#define FS_UNROLL
 #endif
 
 /* Asks for the lines of n_bytes at p, which are read or written soon: a vector is in no cache, or in a far one. p may be
@@ -75,9 +77,14 @@ FS_INLINE void fs_will_write(void *p, size_t n_bytes)
     .squared_norm = PREFIX##_squared_norm, .hadamard_parts = PREFIX##_hadamard_parts,                            \
     .hadamard_levels = PREFIX##_hadamard_levels
 
-/* The kernels of step.h, for the table of backends. */
+/* The kernels of step.h and products.h, for the table of backends. */
 #define FS_DECLARE_STEP(PREFIX)                                                                                  \
-    void PREFIX##_add_parts(double *total, const float *parts, size_t n_parts, size_t length);                   \
+    void PREFIX##_weighted_sum32(float *total, const float *values, const double *weights, size_t rows,          \
+                                 size_t length, int fresh);                                                      \
+    void PREFIX##_weighted_sum64(double *total, const float *values, const double *weights, size_t rows,         \
+                                 size_t length, int fresh);                                                      \
+    void PREFIX##_products32(float *total, const fs_product *product, int fresh, double *scratch);                \
+    void PREFIX##_products64(double *total, const fs_product *product, int fresh, double *scratch);               \
     uint64_t PREFIX##_release32_32(float *out, const float *values, const int64_t *noise, size_t length,         \
                                    double granularity, double scale);                                            \
     uint64_t PREFIX##_release64_32(float *out, const double *values, const int64_t *noise, size_t length,        \
@@ -85,7 +92,9 @@ FS_INLINE void fs_will_write(void *p, size_t n_bytes)
     uint64_t PREFIX##_release64_64(double *out, const double *values, const int64_t *noise, size_t length,       \
                                    double granularity, double scale)
 #define FS_STEP(PREFIX)                                                                                          \
-    .add_parts = PREFIX##_add_parts, .release32_32 = PREFIX##_release32_32,                                      \
+    .weighted_sum32 = PREFIX##_weighted_sum32, .weighted_sum64 = PREFIX##_weighted_sum64,                        \
+    .products32 = PREFIX##_products32, .products64 = PREFIX##_products64,                                        \
+    .release32_32 = PREFIX##_release32_32,                                      \
     .release64_32 = PREFIX##_release64_32, .release64_64 = PREFIX##_release64_64
 
 enum { FS_AES128_ROUNDS = 10, FS_AES256_ROUNDS = 14 };

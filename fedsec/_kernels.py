@@ -512,11 +512,92 @@ def gaussian(
         kernel(backend.table, pointer(out), out.size, stddev, key)
 
 
-def add_parts(
-    total: npt.NDArray[np.float64], parts: npt.NDArray[np.float32], backend: Backend = best_backend
+def weighted_sum(
+    total: npt.NDArray[Any],
+    values: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float64],
+    *,
+    fresh: bool,
+    backend: Backend = best_backend,
 ) -> None:
-    """Adds the sum of parts (n, ...) to a total (...), in double precision."""
-    _lib.fs_add_parts(backend.table, pointer(total), pointer(parts), len(parts), total.size)
+    """Adds weights (n,) times rows (n, ...) to a total (...), or puts them there, in double precision."""
+    kernel = _lib.fs_weighted_sum32 if total.itemsize == 4 else _lib.fs_weighted_sum64
+    kernel(backend.table, pointer(total), pointer(values), pointer(weights), len(values), total.size, fresh)
+
+
+def sums_of_squares(
+    values: npt.NDArray[np.float32], backend: Backend = best_backend
+) -> npt.NDArray[np.float64]:
+    """The sum of the squares of each of the rows (n, d), in double precision."""
+    out = np.empty(len(values))
+    _lib.fs_sums_of_squares(backend.table, pointer(out), pointer(values), *values.shape)
+    return out
+
+
+# So many terms are added up in single precision by `products`; a thread should have so many multiplications.
+BLOCK: int = _lib.FS_BLOCK
+_THREAD_PRODUCTS = 2**23
+
+
+def products(
+    total: npt.NDArray[Any],
+    left: npt.NDArray[np.float32],
+    right: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float64],
+    *,
+    fresh: bool,
+    num_threads: int = 1,
+    backend: Backend = best_backend,
+) -> None:
+    """Adds to a total (m, n) the sum of weighted outer products of (rows, positions, m) and (..., n).
+
+    Puts them there instead where it is fresh. Rows beyond those that have a weight have the weight 0. At most
+    `BLOCK` terms are added up in single precision: of one record, or of several with one position each; all
+    else in double precision, and once to the total. What comes out does not depend on the number of threads.
+    """
+    rows, positions, m = left.shape
+    n = right.shape[2]
+    kernel = _lib.fs_products32 if total.itemsize == 4 else _lib.fs_products64
+    wanted = {"right": pointer(right), "weights": pointer(weights), "records": len(weights)}
+    wanted |= {"stride": m, "terms": rows * positions, "positions": positions, "n": n}
+    row, first = pointer(total), pointer(left)
+
+    def add(start: int, end: int) -> None:
+        scratch = _scratch.of(rows * positions)
+        made = _ffi.new("fs_product *", {**wanted, "left": first + start, "m": end - start})
+        kernel(backend.table, row + start * n, made, fresh, pointer(scratch))
+
+    _shared_out(m, rows * positions * m * n, add, num_threads, multiple=_lib.FS_TILE)
+
+
+class _Scratch(threading.local):
+    """What `products` copies its sides to: kept for the next call of a thread, wiped by C after each."""
+
+    numbers: npt.NDArray[np.float64] = np.empty(0)
+
+    def of(self, terms: int) -> npt.NDArray[np.float64]:
+        """Enough for a product of so many terms (csrc/core.cdef)."""
+        panel = terms * int(_lib.FS_TILE)
+        singles = panel + max(panel, int(_lib.FS_PANELS))
+        wanted = int(_lib.FS_TALL * _lib.FS_TILE) + (singles + 1) // 2
+        if len(self.numbers) < wanted:
+            self.numbers = np.empty(wanted)
+        return self.numbers
+
+
+_scratch = _Scratch()
+
+
+def _shared_out(
+    length: int, work: int, add: Callable[[int, int], None], num_threads: int, multiple: int
+) -> None:
+    """`add` over all of the length, in pieces of about equal work, by several threads where it is enough."""
+    pieces = min(work // _THREAD_PRODUCTS, PIECES_A_THREAD * num_threads)
+    if num_threads == 1 or pieces < MIN_PIECES:
+        add(0, length)
+        return
+    cuts = sorted({0, *_cuts(length, pieces, 0, multiple), length})
+    _share_out(list(pairwise(cuts)), add, num_threads - 1)
 
 
 def release(

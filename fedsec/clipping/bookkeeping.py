@@ -340,7 +340,7 @@ def _layers(names: tuple[str, ...]) -> Groups:
 
 def clipped_sum(
     keeper: BookKeeper, gradients: RecordGradients, rule: ClippingRule, num_records: int, scale: float = 1.0,
-    into: dict[str, torch.Tensor] | None = None,
+    into: dict[str, torch.Tensor] | None = None, dtype: torch.dtype = torch.float64,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """The sum over the first `num_records` records of what a rule leaves of `scale` times each gradient.
 
@@ -348,12 +348,15 @@ def clipped_sum(
 
     Parameters
     ----------
-    into : dict of names to float64 tensors, optional
+    into : dict of names to float32 or float64 tensors, optional
         What the sum is added to; parameters that are not in it are taken for zero.
+    dtype : float64, or float32
+        Of what is not in `into`. The caller makes sure that float32 rounds seldom enough (`MOST_ROUNDINGS` of
+        `gradients`).
 
     Returns
     -------
-    dict of names to float64 tensors
+    dict of names to tensors
         `into`, or a new one: every trainable parameter in its shape, zero where no record has a gradient. One
         record adds at most ``rule.l2_sensitivity`` in L2 norm over all of them.
 
@@ -372,10 +375,10 @@ def clipped_sum(
         layers = tuple(  # those without a gradient count, so that no share depends on what else is used
             tuple(places[everything[i]] for i in layer if everything[i] in places) for layer in keeper.layers
         )
-        gradients.spend(rule.factors(squares, layers) * scale, totals)
+        gradients.spend(rule.factors(squares, layers) * scale, totals, dtype)
     for name, parameter in keeper.parameters.items():
         if name not in totals:
             totals[name] = torch.zeros_like(
-                parameter, dtype=torch.float64, memory_format=torch.contiguous_format
+                parameter, dtype=dtype, memory_format=torch.contiguous_format
             ).detach()
     return totals

@@ -218,7 +218,7 @@ class Capture(TorchFunctionMode):
         if source is None:
             return
         if isinstance(piece, Outer) and source.uses == 1 and piece.small():
-            piece = piece.dense()
+            piece = piece.formed()
         source.pieces.append(piece)
 
     def by_record(self, tensor: Tensor, what: str) -> Tensor:

@@ -11,12 +11,13 @@ Pieces of one parameter are added before the norm is taken, so a weight that is 
 once.
 
 Rounding. What is in the model's own precision belongs to one record alone (its activations, what arrives at
-its outputs, its own gradient, a sum over `POSITIONS` of its positions), or to one block of `BLOCK` records.
-All else is in float64: sums over blocks, over records of several positions, and all that norms rest on. So
-where the records of a step come in random order, two neighbouring batches can be laid out such that they
-differ in two blocks at most, and their sums by the clipped gradient of one record plus the rounding of it and
-of these blocks, which `SUM_SLACK` bounds; docs/training.md has the proof. Norms are never below the truth by
-more than a relative `NORM_SLACK`, which the rules in `bounds` take off.
+its outputs, its own gradient, a sum over `BLOCK` of its positions), or to one block of `BLOCK` records. All
+else is in float64: sums over blocks, over records of several positions, and all that norms rest on; a
+parameter's total may be in float32 as long as it rounds seldom. So where the records of a step come in random
+order, two neighbouring batches can be laid out such that they differ in two blocks at most, and their sums by
+the clipped gradient of one record plus the rounding of it, of these blocks and of the totals, which
+`SUM_SLACK` bounds; docs/training.md has the proof. Norms are never below the truth by more than a relative
+`NORM_SLACK`, which the rules in `bounds` take off.
 
 References
 ----------
@@ -29,36 +30,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from fedsec import _kernels
 from fedsec.errors import InvalidArgumentError, NonFiniteError, ProtocolError
 
-# A record's gradient is formed where it takes at most this many times the memory of what it comes from.
+# A record's gradient is formed where it takes at most this many times the memory of what it comes from. Its
+# norm then takes less time than Gram matrices, too.
 _KEEP = 2
 # How many elements are widened to float64 at a time: they stay in the cache.
 _WIDENED = 2**18
-# Squares are added in the model's precision over so many coordinates (half of that for each of the two sides
-# of a product), then in float64.
-_CHUNK = 128
+# So many elements of gradients are formed at a time: less than what backward lets go of.
+_FORMED = 2**17
+# So many terms go into one call of a kernel, whose time grows faster with more.
+_TERMS_A_CALL = 2**12
 
-# So many records are added up in the model's precision. Four such sums (two blocks in each of two neighbours)
-# err by at most 4 BLOCK (BLOCK + 2) 2**-24 (1 + 2**-17) of a clipped record in float32, in any order of
-# summation. So many positions of one record are, too: that errs by (POSITIONS + 2) 2**-24 (1 + 2**-16) of the
-# record's own mass (below).
-BLOCK = 64
-POSITIONS = 128
+# So many records are added up in float32. Four such sums (two blocks in each of two neighbours) err by at
+# most 4 BLOCK (BLOCK + 2) 2**-24 (1 + 2**-17) of a clipped record, in any order of summation. So many
+# positions of one record are, too: that errs by (BLOCK + 2) 2**-24 (1 + 2**-16) of the record's own mass
+# (below). A total in float32 that rounds after each of M micro-batches errs by at most N M 2**-24 clipped
+# records for N of them: it is widened before N M is above `MOST_ROUNDINGS`.
+BLOCK = _kernels.BLOCK
+MOST_ROUNDINGS = 2**12
 SUM_SLACK = 0.002
 # With fewer positions a record's own product costs more than one of all records in float64.
 _LEAST_POSITIONS = 16
-# In float64 whatever is so small that it takes no time.
-_SMALL = 2**16
 # Where one of a position's sides is longer, underflow in the other might matter: such a record counts as so
 # long that its factor is below the normal numbers, and so 0.
 _LONGEST, _ENDLESS = 2.0**40, 2.0**160
-# (128 + 1) 2**-24 / 2 of a norm in float32, twice (64 + 1) 2**-24 / 2 of the product of two, and far less for
-# Gram matrices in float64.
+# Squares are added in float64: for up to 2**32 coordinates they are off by less.
 NORM_SLACK = 2.0**-17
 
 # A record's mass m = sum of |left| |right| over positions bounds what rounding may do to its part of a sum. A
@@ -80,20 +82,21 @@ class Dense:
 
     def squared_norms(self) -> torch.Tensor:
         """Squared L2 norms (rows,), float64."""
-        return _squares(self.values, _CHUNK)
+        return _squares(self.values)
 
-    def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
-        """Add the sum of rows times factors (rows,) to a float64 tensor of the parameter's shape."""
-        values = _for_products(self.values)
-        arranged = bool(self.permutation)
-        flat = total.new_zeros(values.shape[1]) if arranged else total.view(-1)
-        if values.numel() <= _SMALL:
-            flat += factors @ values[: len(factors)].double()
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor, *, fresh: bool) -> None:
+        """Add the sum of rows times factors (rows,) to a tensor of the parameter's shape, or put it there."""
+        if self.permutation:
+            flat = total.new_empty(self.values.shape[1], dtype=torch.float64)
+            _add_rows(flat, self.values[: len(factors)], factors, fresh=True)
+            arranged = self._arranged(flat.unsqueeze(0))[0]
+            total.copy_(arranged) if fresh else total.add_(arranged)
         else:
-            weights = _narrowed(factors, values).unsqueeze(1)
-            _add_products(flat.unsqueeze(0), _in_blocks(weights), _in_blocks(values))
-        if arranged:
-            total += self._arranged(flat.unsqueeze(0))[0]
+            _add_rows(total.view(-1), self.values[: len(factors)], factors, fresh=fresh)
+
+    def roundings(self) -> int:
+        """How often a total rounds in `add_to`."""
+        return 1
 
     def terms(self) -> int:
         """How many numbers meet in one coordinate of the sum."""
@@ -102,6 +105,10 @@ class Dense:
     def arranged(self) -> torch.Tensor:
         """The gradients as (rows, *parameter shape)."""
         return self._arranged(self.values)
+
+    def size(self) -> tuple[int, ...]:
+        """Of the parameter."""
+        return tuple(self._arranged(self.values[:1]).shape[1:])
 
     def _arranged(self, values: torch.Tensor) -> torch.Tensor:
         arranged = values.view(len(values), *self.shape)
@@ -123,6 +130,10 @@ class Outer:
     m: int
     shape: tuple[int, ...]
 
+    def size(self) -> tuple[int, ...]:
+        """Of the parameter."""
+        return self.shape
+
     @property
     def unit(self) -> bool:
         """Whether the left side is the numbers of rows."""
@@ -143,12 +154,45 @@ class Outer:
             values = torch.bmm(self.left.mT, self.right)
         return Dense(values.flatten(1), self.shape)
 
-    def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
-        """Add the sum of gradients times factors (rows,) to a float64 tensor of the parameter's shape."""
-        matrix = total.view(self.m, self.right.shape[2])
-        if self._single() and matrix.numel() >= _SMALL:
-            _add_products(matrix, *(_in_groups(side) for side in self._scaled(factors)))
+    def formed(self) -> Formed:
+        """The same, a few records at a time."""
+        parts, squares = [], []
+        for rows in _blocks(len(self.left), max(1, _FORMED // (self.m * self.right.shape[2]))):
+            parts.append(Outer(self.left[rows], self.right[rows], self.m, self.shape).dense())
+            squares.append(parts[-1].squared_norms())  # while it is in the cache
+        return Formed(parts, torch.cat(squares))
+
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor, *, fresh: bool) -> None:
+        """Add the sum of gradients times factors (rows,) to a tensor like the parameter, or put it there."""
+        if self._single():
+            self._add_products(total.view(self.m, -1).numpy(), factors.contiguous().numpy(), fresh)
             return
+        own = torch.zeros_like(total, dtype=torch.float64)
+        self._add_widened(own.view(self.m, -1), factors)
+        total.copy_(own) if fresh else total.add_(own)
+
+    def roundings(self) -> int:
+        """How often a total rounds in `add_to`."""
+        return len(list(self._calls())) if self._single() else 1
+
+    def _single(self) -> bool:
+        """Whether products may be in float32, and take less time so."""
+        positions = self.right.shape[1]
+        fast = positions == 1 or positions >= _LEAST_POSITIONS
+        return fast and not self.unit and _for_kernels(self.left) and _for_kernels(self.right)
+
+    def _calls(self) -> Iterator[slice]:
+        return _blocks(len(self.left), max(1, _TERMS_A_CALL // self.right.shape[1]))
+
+    def _add_products(self, total: Any, weights: Any, fresh: bool) -> None:
+        """Of whole micro-batches, so that no block depends on how many records count."""
+        left, right = self.left.contiguous().numpy(), self.right.contiguous().numpy()
+        for rows in self._calls():
+            given = (left[rows], right[rows], weights[rows])
+            _kernels.products(total, *given, fresh=fresh, num_threads=torch.get_num_threads())
+            fresh = False
+
+    def _add_widened(self, matrix: torch.Tensor, factors: torch.Tensor) -> None:
         size = self.right[0].numel() + self.left[0].numel()
         # A large total is read and written once a part: so these may be half as large as it is.
         for rows in _blocks(len(factors), max(1, max(_WIDENED, matrix.numel() // 2) // size)):
@@ -161,64 +205,97 @@ class Outer:
             else:
                 matrix.addmm_(left.double().T, right * weights)
 
-    def _single(self) -> bool:
-        """Whether products may be in float32, and take less time so."""
-        positions = self.right.shape[1]
-        fast = positions == 1 or positions >= _LEAST_POSITIONS
-        return fast and self.right.dtype == torch.float32 and not self.unit and not _reduced_precision()
-
-    def _scaled(self, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both sides of all rows, the smaller one with the factors in it."""
-        sides = [self.left, self.right]
-        small = 0 if self.m < self.right.shape[2] else 1
-        sides[small] = sides[small] * _narrowed(factors, sides[small]).view(-1, 1, 1)
-        return sides[0], sides[1]
-
     def terms(self) -> int:
         """How many numbers meet in one coordinate of the sum."""
         return self.left.shape[0] * self.left.shape[1]
 
 
-Piece = Dense | Outer
+@dataclass
+class Formed:
+    """The records' own gradients in parts of a few records, and their squared L2 norms (rows,), float64.
+
+    No part is larger than what backward lets go of, so that it finds its place there: one tensor of them all
+    would not.
+    """
+
+    parts: list[Dense]
+    squares: torch.Tensor
+
+    def squared_norms(self) -> torch.Tensor:
+        """Squared L2 norms (rows,), float64."""
+        return self.squares
+
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor, *, fresh: bool) -> None:
+        """Add the sum of rows times factors (rows,) to a tensor of the parameter's shape, or put it there."""
+        own = torch.empty_like(total, dtype=torch.float64)
+        start = 0
+        for part in self.parts:
+            part.add_to(own, factors[start : start + len(part.values)], fresh=start == 0)
+            start += len(part.values)
+        total.copy_(own) if fresh else total.add_(own)
+
+    def roundings(self) -> int:
+        """How often a total rounds in `add_to`."""
+        return 1
+
+    def terms(self) -> int:
+        """How many numbers meet in one coordinate of the sum."""
+        return len(self.squares)
+
+    def arranged(self) -> torch.Tensor:
+        """The gradients as (rows, *parameter shape)."""
+        return torch.cat([part.arranged() for part in self.parts])
+
+    def size(self) -> tuple[int, ...]:
+        """Of the parameter."""
+        return self.parts[0].size()
+
+
+Piece = Dense | Formed | Outer
 
 
 class Gathered:
     """All pieces of one parameter, brought to as few as possible: what the engine asks for norms and sums."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        outers = _joined([piece for piece in pieces if isinstance(piece, Outer)])
-        dense = [piece for piece in pieces if isinstance(piece, Dense)]
-        if dense or all(outer.small() for outer in outers):
-            dense, outers = dense + [outer.dense() for outer in outers], []
-        self.outers = outers
+        self.outers = _joined([piece for piece in pieces if isinstance(piece, Outer)])
+        dense = [piece for piece in pieces if not isinstance(piece, Outer)]
+        if dense or all(outer.small() for outer in self.outers):
+            dense, self.outers = [*dense, *(outer.dense() for outer in self.outers)], []
         self.dense = _added(dense) if dense else None
 
     def squared_norms(self) -> torch.Tensor:
         """Squared L2 norms (rows,) of the parameter's gradients, float64."""
         return _ghost_norms(self.outers) if self.dense is None else self.dense.squared_norms()
 
-    def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
-        """Add the sum over the first len(factors) records of factor times gradient, in float64."""
-        parts = self.outers if self.dense is None else [self.dense]
+    def add_to(self, total: torch.Tensor, factors: torch.Tensor, *, fresh: bool) -> None:
+        """Add the sum over the first len(factors) records of factor times gradient, or put it there.
+
+        The total, float32 or float64, rounds once.
+        """
+        parts: Sequence[Piece] = self.outers if self.dense is None else [self.dense]
         terms = sum(part.terms() for part in parts)
         if terms * len(factors) > MAX_TERMS:
             raise InvalidArgumentError(
                 f"a sum over {len(factors)} records adds {terms} terms in one coordinate: take smaller "
                 "physical batches"
             )
-        for part in parts:
-            part.add_to(total, factors)
+        once = sum(part.roundings() for part in parts) == 1
+        own = total if once else torch.empty_like(total, dtype=torch.float64)
+        for i, part in enumerate(parts):
+            part.add_to(own, factors, fresh=i == 0 and (fresh or not once))
+        if not once:
+            total.copy_(own) if fresh else total.add_(own)
 
-    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+    def weighted_sum(self, factors: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """What `add_to` adds, in the parameter's shape."""
-        like = self.outers[0].right if self.dense is None else self.dense.values
-        shape = self.outers[0].shape if self.dense is None else self.dense.arranged().shape[1:]
-        total = like.new_zeros(shape, dtype=torch.float64)
-        self.add_to(total, factors)
+        piece = self.outers[0] if self.dense is None else self.dense
+        total = torch.empty(piece.size(), dtype=dtype, device=factors.device)
+        self.add_to(total, factors, fresh=True)
         return total
 
 
-def _added(pieces: Sequence[Dense]) -> Dense:
+def _added(pieces: Sequence[Dense | Formed]) -> Dense | Formed:
     if len(pieces) == 1:
         return pieces[0]
     total = pieces[0].arranged().clone()
@@ -245,10 +322,10 @@ def _ghost_norms(outers: Sequence[Outer]) -> torch.Tensor:
     """Squared norms of sums of outer products: the sum of <left_s, left_t> <right_s, right_t> [LTLH22]."""
     first = outers[0]
     if len(outers) == 1 and first.right.shape[1] == 1:
-        squares = _squares(first.right[:, 0], _CHUNK // 2)
+        squares = _squares(first.right[:, 0])
         if first.unit:
             return squares
-        others = _squares(first.left[:, 0], _CHUNK // 2)
+        others = _squares(first.left[:, 0])
         return _endless_where(torch.maximum(squares, others), squares * others)
     total = torch.zeros(len(first.left), dtype=torch.float64, device=first.right.device)
     size = sum(outer.left[0].numel() + outer.right[0].numel() for outer in outers)
@@ -292,74 +369,26 @@ def _gram(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one.unsqueeze(2) == other.unsqueeze(1)).double()
 
 
-def _squares(values: torch.Tensor, chunk: int) -> torch.Tensor:
-    """Squared L2 norms (rows,) of (rows, d), float64."""
-    size = values.shape[1]
-    whole = size // chunk * chunk
-    total = values.new_zeros(len(values), dtype=torch.float64)
-    if whole:
-        chunks = values[:, :whole].view(len(values), -1, chunk)
-        total += torch.linalg.vector_norm(chunks, dim=2).double().square_().sum(dim=1)
-    if whole < size:
-        total += torch.linalg.vector_norm(values[:, whole:], dim=1).double().square_()
-    return total
+def _for_kernels(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
-def _narrowed(factors: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Factors in the precision of `like` and for each of its rows, 0 beyond those that there are.
-
-    Those too small for a normal number, of absurd gradients, are 0.
-    """
-    weights = like.new_zeros(len(like))
-    weights[: len(factors)] = torch.where(factors < torch.finfo(like.dtype).tiny, 0.0, factors)
-    return weights
+def _squares(values: torch.Tensor) -> torch.Tensor:
+    """Squared L2 norms (rows,) of (rows, d), added up in float64."""
+    if _for_kernels(values):
+        return torch.from_numpy(_kernels.sums_of_squares(values.contiguous().numpy()))
+    parts = [values[rows].double() for rows in _blocks(len(values), max(1, _WIDENED // values.shape[1]))]
+    return torch.cat([part.square().sum(dim=1) for part in parts])
 
 
-def _in_blocks(side: torch.Tensor) -> list[torch.Tensor]:
-    """Rows (rows, d) as blocks (n, BLOCK, d), and what is left as one (1, less, d).
-
-    Of whole micro-batches: no block's shape, nor how many there are, depends on how many records count.
-    """
-    whole = len(side) // BLOCK * BLOCK
-    blocks = [side[:whole].reshape(-1, BLOCK, side.shape[1]), side[whole:].unsqueeze(0)]
-    return [block for block in blocks if block.numel()]
-
-
-def _in_groups(side: torch.Tensor) -> list[torch.Tensor]:
-    """A side (rows, positions, d) as the groups that a product adds up: records, or a record's positions."""
-    if side.shape[1] == 1:
-        return _in_blocks(side[:, 0])
-    return [side[:, part] for part in _blocks(side.shape[1], POSITIONS)]
-
-
-def _add_products(total: torch.Tensor, lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor]) -> None:
-    """Add the sum of left.T @ right over groups (groups, k, m) and (groups, k, n) to a float64 total (m, n).
-
-    Each group's product is in the sides' precision, sums over groups in float64; a few rows of the total at a
-    time, so that all of it stays in the cache.
-    """
-    n = total.shape[1]
-    groups = sum(len(left) for left in lefts)
-    for rows in _blocks(len(total), max(16, 2 * _WIDENED // (groups * n) // 16 * 16)):
-        products = [torch.bmm(left[:, :, rows].mT, right) for left, right in zip(lefts, rights, strict=True)]
-        parts = products[0] if len(products) == 1 else torch.cat(products)
-        if parts.dtype == torch.float32 and parts.device.type == "cpu":
-            _kernels.add_parts(total[rows].numpy(), parts.numpy())
-        else:
-            total[rows] += parts.sum(dim=0, dtype=torch.float64)
-
-
-def _for_products(values: torch.Tensor) -> torch.Tensor:
-    """In float64, where torch was told to multiply float32 matrices with fewer bits."""
-    return values.double() if _reduced_precision() else values
-
-
-def _reduced_precision() -> bool:
-    try:
-        settings = [getattr(torch.backends, name).matmul.fp32_precision for name in ("mkldnn", "cuda")]
-    except AttributeError:  # torch before 2.9
-        return torch.get_float32_matmul_precision() != "highest"
-    return any(setting in ("bf16", "tf32") for setting in settings)
+def _add_rows(total: torch.Tensor, values: torch.Tensor, factors: torch.Tensor, *, fresh: bool) -> None:
+    """Add the sum of rows (n, d) times factors (n,), made in float64, to a total (d,), or put it there."""
+    if _for_kernels(values):
+        given = (values.contiguous().numpy(), factors.contiguous().numpy())
+        _kernels.weighted_sum(total.numpy(), *given, fresh=fresh)
+    else:
+        own = factors @ values.double()
+        total.copy_(own) if fresh else total.add_(own)
 
 
 def _blocks(count: int, step: int) -> Iterator[slice]:
@@ -392,18 +421,20 @@ class RecordGradients:
             if not fine:
                 raise NonFiniteError(f"a record's gradient of {name} is not finite")
 
-    def spend(self, factors: torch.Tensor, totals: dict[str, torch.Tensor]) -> None:
+    def spend(
+        self, factors: torch.Tensor, totals: dict[str, torch.Tensor], dtype: torch.dtype = torch.float64
+    ) -> None:
         """Add to each parameter's total the sum over the first n records of factor times gradient, once.
 
-        A parameter's gradients are let go of as soon as they have been added. The micro-batch's sum is made
-        by itself and then added: so a total rounds once a micro-batch, however many terms meet in it.
+        A parameter's gradients are let go of as soon as they have been added. A total rounds once a
+        micro-batch, however many terms meet in it.
 
         Parameters
         ----------
         factors : float64 tensor (parameters, n)
             Zero or above, n at most the number of rows.
-        totals : dict of names to float64 tensors
-            In the parameters' shapes; those that are not in it are taken for zero.
+        totals : dict of names to tensors
+            In the parameters' shapes; those that are not in it are taken for zero, and made in `dtype`.
 
         Raises
         ------
@@ -413,11 +444,14 @@ class RecordGradients:
         if len(self._gathered) != len(self.names):
             raise ProtocolError("the gradients of this micro-batch have been added already")
         for name, row in zip(self.names, factors, strict=True):
-            part = self._gathered.pop(name).weighted_sum(row)
-            totals[name] = totals[name].add_(part) if name in totals else part
+            part = self._gathered.pop(name)
+            if name not in totals:
+                totals[name] = part.weighted_sum(row, dtype)
+            else:
+                part.add_to(totals[name], row, fresh=False)
 
     def weighted_sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What `spend` adds, by the names of parameters."""
+        """What `spend` adds, by the names of parameters, in float64."""
         return {
             name: part.weighted_sum(row)
             for (name, part), row in zip(self._gathered.items(), factors, strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from fedsec._kernels import fresh_seed
 from fedsec.accounting import Event, Ledger
 from fedsec.accounting.ledger import charged_since
 from fedsec.clipping import AdaptiveClipping, BookKeeper, RecordGradients, clipped_sum
+from fedsec.clipping.gradients import MOST_ROUNDINGS
 from fedsec.errors import (
     FedsecError,
     InvalidArgumentError,
@@ -71,6 +72,7 @@ class Privacy:
         self._collected = self._stepped = False
         # Of clipped gradients, by parameter, and of how many records are within the bound, less half of all.
         self._sums: dict[str, torch.Tensor] = {}
+        self._added = _Added()
         self._balance = 0.0
         self._failure: str | None = None
         self._epoch = 0  # tells loaders that were overtaken by a newer one
@@ -316,9 +318,21 @@ class Privacy:
             raise UnsupportedError(
                 "a stand-in of weight 0 has a gradient: the loss or the model mixes records"
             )
-        clipped_sum(self._keeper, gradients, self._rule, micro.num_records, scale, into=self._sums)
+        self._added = _Added(self._added.records + micro.num_records, self._added.micro_batches + 1)
+        dtype = self._sums_dtype()
+        for name, total in self._sums.items():
+            self._sums[name] = total.to(dtype)
+        clipped_sum(
+            self._keeper, gradients, self._rule, micro.num_records, scale, into=self._sums, dtype=dtype
+        )
         beyond = self._rule.clipped(gradients.squared_norms[:, : micro.num_records] * scale**2)
         self._balance += micro.num_records / 2 - beyond
+
+    def _sums_dtype(self) -> torch.dtype:
+        """float32 in one process while that rounds seldom enough, unless a parameter is wider."""
+        rounded = self._added.records * self._added.micro_batches
+        narrow = rounded <= MOST_ROUNDINGS and self._processes.count == 1
+        return self._released_dtype() if narrow else torch.float64
 
     # ---- the step
 
@@ -361,7 +375,7 @@ class Privacy:
         parameters = self._keeper.parameters
         sums = [self._sums.pop(name).cpu() for name in parameters]
         sums.append(torch.tensor([self._balance], dtype=torch.float64))
-        self._balance = 0.0
+        self._balance, self._added = 0.0, _Added()
         step = self._steps
         *gradients, within = self._processes.once(sums, self._released_dtype(), step, self._charged_and_noisy)
         self._steps = step + 1  # as process 0 has counted it, before anything could leave it
@@ -473,7 +487,7 @@ class Privacy:
 
     def _forget(self) -> None:
         self._keeper.drop()
-        self._current, self._sums, self._balance = None, {}, 0.0
+        self._current, self._sums, self._balance, self._added = None, {}, 0.0, _Added()
 
     # ---- failing closed
 
@@ -488,6 +502,13 @@ class Privacy:
         """End the training: nothing more is released."""
         self._failure = reason
         self._forget()
+
+
+class _Added(NamedTuple):
+    """What is in the sums of a step."""
+
+    records: int = 0
+    micro_batches: int = 0
 
 
 class _Fatal:

@@ -137,7 +137,16 @@ static void grids(const fs_backend *backend)
     fs_squared_norm(backend, halves, (const int32_t *)out, LENGTH);
     fs_sum_of_squares(backend, (const float *)reals, LENGTH);
     make_secret(reals, sizeof reals);
-    fs_add_parts(backend, (double *)out, (const float *)reals, 2, LENGTH / 4);
+    fs_weighted_sum32(backend, (float *)out, (const float *)reals, reals, 7, 100, 0);
+    fs_weighted_sum64(backend, (double *)out, (const float *)reals, reals, 7, 100, 1);
+    fs_sums_of_squares(backend, (double *)out, (const float *)reals, 7, 100);
+    static double panels[(FS_TALL + 70) * FS_TILE + FS_PANELS];
+    const float *side = (const float *)reals;
+    for (size_t positions = 1; positions <= 70; positions += 69) {
+        fs_product product = {side, side, reals, 50 / positions, 40, 70, positions, 40, 50};
+        fs_products32(backend, (float *)out, &product, 0, panels);
+        fs_products64(backend, (double *)out, &product, 1, panels);
+    }
     fs_release32_32(backend, (float *)out, (const float *)reals, (const int64_t *)reals, LENGTH / 2, 0.5, 0.3);
     fs_release64_32(backend, (float *)out, reals, (const int64_t *)reals, LENGTH / 2, 0.5, 0.3);
     fs_release64_64(backend, (double *)out, reals, (const int64_t *)reals, LENGTH / 2, 0.5, 0.3);

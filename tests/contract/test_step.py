@@ -1,4 +1,4 @@
-"""The passes of a training step against numpy, on every backend: parts added up, and a release."""
+"""The passes of a training step against numpy, on every backend: sums, products and a release."""
 
 import numpy as np
 import pytest
@@ -14,17 +14,88 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @every_backend
 @pytest.mark.parametrize("length", LENGTHS)
-def test_parts_are_added_up_in_double_precision_before_the_total_is_met(backend, length):
+def test_weighted_rows_are_added_up_in_double_precision_before_the_total_is_met(backend, length):
     rng = np.random.default_rng(length)
-    for n in (1, 2, 5):
-        parts = (rng.normal(size=(n, length)) * 10.0 ** rng.integers(-9, 9, (n, length))).astype(np.float32)
-        total = rng.normal(size=length) * 1e6
+    for rows in (0, 1, 4, 7):
+        values = (rng.normal(size=(rows, length)) * 10.0 ** rng.integers(-9, 9, (rows, length))).astype("f")
+        weights, before = rng.random(rows), rng.normal(size=length) * 1e6
+        terms, whole = weights[:, None] * values.astype(np.float64), rows // 4 * 4
         expected = np.zeros(length)
-        for part in parts:
-            expected += part.astype(np.float64)
-        expected += total
-        _kernels.add_parts(total, parts, backend)
-        assert np.array_equal(total, expected)
+        for i in range(0, whole, 4):
+            expected += (terms[i] + terms[i + 1]) + (terms[i + 2] + terms[i + 3])
+        for term in terms[whole:]:
+            expected += term
+        for dtype in (np.float32, np.float64):
+            total, fresh = before.astype(dtype), np.full(length, np.nan, dtype)
+            _kernels.weighted_sum(total, values, weights, fresh=False, backend=backend)
+            _kernels.weighted_sum(fresh, values, weights, fresh=True, backend=backend)
+            assert np.array_equal(total, (before.astype(dtype) + expected).astype(dtype))
+            assert np.array_equal(fresh, expected.astype(dtype))
+
+
+@every_backend
+@pytest.mark.parametrize("length", LENGTHS)
+def test_squares_of_rows_are_added_up_in_double_precision(backend, length):
+    values = np.random.default_rng(length).normal(size=(3, length)).astype("f")
+    expected = (values.astype(np.float64) ** 2).sum(axis=1)
+    assert np.allclose(_kernels.sums_of_squares(values, backend), expected, rtol=1e-14, atol=0.0)
+
+
+# (rows, positions, m, n): one tile and parts of one, more than a panel, several blocks of terms.
+PRODUCTS = [
+    (1, 1, 1, 1),
+    (3, 1, 5, 33),
+    (200, 1, 61, 100),
+    (2, 70, 25, 31),
+    (3, 17, 13, 64),
+    (600, 1, 500, 9),
+]
+
+
+@every_backend
+@pytest.mark.parametrize("shape", PRODUCTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_of_whole_numbers_are_exact_on_every_backend(backend, shape, dtype):
+    """No sum here is above 2**24, so nothing rounds, whatever is fused and in which order."""
+    left, right, weights, total = whole_numbers(*shape)
+    terms = left.astype(np.float64) * weights[:, None, None]
+    expected = np.einsum("rpm,rpn->mn", terms, right)
+    found, fresh = total.astype(dtype), np.full(total.shape, np.nan, dtype)
+    _kernels.products(found, left, right, weights, fresh=False, backend=backend)
+    _kernels.products(fresh, left, right, weights, fresh=True, num_threads=2, backend=backend)
+    assert np.array_equal(found, total + expected)
+    assert np.array_equal(fresh, expected)
+
+
+def whole_numbers(rows, positions, m, n):
+    rng = np.random.default_rng(rows * positions * m * n)
+    sides = [rng.integers(-15, 16, (rows, positions, size)).astype(np.float32) for size in (m, n)]
+    return *sides, rng.integers(0, 16, rows).astype(float), rng.integers(-99, 99, (m, n)).astype(float)
+
+
+@every_backend
+@pytest.mark.parametrize("positions", [1, 64, 130])
+def test_at_most_a_block_of_terms_is_added_up_in_single_precision(backend, positions):
+    """Of a block of ones after 2**24 nothing is left in single precision, and of a later block all."""
+    rows = 2 * _kernels.BLOCK + 2 if positions == 1 else 2
+    left, right = np.ones((rows, positions, 3), np.float32), np.ones((rows, positions, 2), np.float32)
+    left[0, 0] = 2.0**24
+    total = np.zeros((3, 2))
+    _kernels.products(total, left, right, np.ones(rows), fresh=True, backend=backend)
+    lost = min(_kernels.BLOCK, rows * positions if positions == 1 else positions) - 1
+    assert np.array_equal(total, np.full((3, 2), 2.0**24 + rows * positions - 1 - lost))
+
+
+@every_backend
+def test_products_do_not_depend_on_threads(backend, monkeypatch):
+    monkeypatch.setattr(_kernels, "_THREAD_PRODUCTS", 2**10)
+    rng = np.random.default_rng(1)
+    left, right = (rng.normal(size=(40, 3, size)).astype(np.float32) for size in (150, 70))
+    weights = rng.random(40)
+    totals = [np.zeros((150, 70)) for _ in range(2)]
+    for total, threads in zip(totals, (1, 4), strict=True):
+        _kernels.products(total, left, right, weights, fresh=True, num_threads=threads, backend=backend)
+    assert np.array_equal(*totals)
 
 
 def released(values, noise, granularity, scale, out_dtype, backend):

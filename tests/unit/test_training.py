@@ -106,6 +106,19 @@ def weights(model):
 # ---- steps
 
 
+def test_totals_are_widened_before_they_round_too_often(monkeypatch, no_noise):
+    """Records times micro-batches so far are 3, 12 and 27."""
+    monkeypatch.setattr(sampling, "poisson", lambda *_: np.arange(9))
+    monkeypatch.setattr(privacy_module, "MOST_ROUNDINGS", 12)
+    loop = Loop()
+    kinds = []
+    for x, y in itertools.islice(loop.past_trial(rows=3), 6):
+        loop.privacy.backward(losses_of(loop.model, x, y))
+        kinds.append({total.dtype for total in loop.privacy._sums.values()})
+        loop.optimizer.step()
+    assert kinds == 2 * [{torch.float32}, {torch.float32}, {torch.float64}]
+
+
 def test_a_private_training_learns():
     loop = Loop(dataset=records(600), target_epsilon=8.0, noise_multiplier=None, batch_size=60, epochs=10)
     loop.optimizer.param_groups[0]["lr"] = 2.0
