@@ -1,13 +1,12 @@
-/* Normal variates, in AVX-512. The next group's words are made between the operations on this one's: AES has one port,
- * which arithmetic leaves half free. */
-#include "x86.h"
+/* Normal variates, in AVX-512. The next group's words are made between the operations on this one's. */
+#include "aes_words512.h"
 
 #ifdef FS_X86_64
 
 #include "floats.h"
 
 #define NAME(x) fs_avx512_##x
-#define TARGET FS_TARGET("avx512f,avx512bw,avx512dq,vaes,prfchw")
+#define TARGET FS_WORDS_TARGET
 
 #define WORDS32 __m512i
 #define LOAD_WORDS32(p) _mm512_load_si512(p)
@@ -76,72 +75,45 @@
 #define HALF_MANTISSA64(x) _mm512_getmant_pd(x, _MM_MANT_NORM_p5_1, _MM_MANT_SIGN_zero)
 #endif
 
-#ifdef _MM_HINT_ET0
-#define WILL_WRITE(p) _mm_prefetch((const char *)(p), _MM_HINT_ET0)
-#else
-#define WILL_WRITE(p) (void)(p)
-#endif
+#define WILL_WRITE FS_WILL_WRITE
 
 typedef struct {
     __m512i low, high;
 } table64;
 
-/* Round keys, the nonce in the first, and the counters of both halves' next blocks. */
+/* Round keys, and the counters of both halves' next blocks. */
 typedef struct {
-    __m512i keys[FS_AES128_ROUNDS + 1], first, second;
+    fs_round_keys keys;
+    __m512i first, second;
 } cipher;
 
 #define SOURCE cipher
 #define REFILL refill
 
-FS_INLINE TARGET __m512i four_times(const uint8_t block[16])
-{
-    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)block));
-}
-
-FS_INLINE TARGET __m512i counter(uint32_t blocks)
-{
-    return _mm512_broadcast_i32x4(_mm_set_epi32((int32_t)blocks, 0, 0, 0));
-}
-
-/* The first round's input; counter blocks end with a big-endian counter [SP 800-38A, sec. 6.5]. */
-FS_INLINE TARGET __m512i first_state(const cipher *c, __m512i blocks)
-{
-    const __m512i reverse = _mm512_broadcast_i32x4(_mm_set_epi32(0x0c0d0e0f, -1, -1, -1));
-    return _mm512_xor_si512(_mm512_shuffle_epi8(blocks, reverse), c->keys[0]);
-}
-
 /* A vector of words for each half. */
 FS_INLINE TARGET void refill(cipher *c, void *first, void *second)
 {
-    __m512i a = first_state(c, c->first), b = first_state(c, c->second);
-    for (int r = 1; r < FS_AES128_ROUNDS; r++) {
-        a = _mm512_aesenc_epi128(a, c->keys[r]);
-        b = _mm512_aesenc_epi128(b, c->keys[r]);
-    }
-    _mm512_store_si512(first, _mm512_aesenclast_epi128(a, c->keys[FS_AES128_ROUNDS]));
-    _mm512_store_si512(second, _mm512_aesenclast_epi128(b, c->keys[FS_AES128_ROUNDS]));
-    c->first = _mm512_add_epi32(c->first, counter(4));
-    c->second = _mm512_add_epi32(c->second, counter(4));
+    __m512i a = c->first, b = c->second;
+    fs_make_words(&c->keys, &a, &b);
+    _mm512_store_si512(first, a);
+    _mm512_store_si512(second, b);
+    c->first = _mm512_add_epi32(c->first, fs_counter(4));
+    c->second = _mm512_add_epi32(c->second, fs_counter(4));
 }
 
 /* Both counters have come to their half's end. */
 FS_INLINE TARGET void next_group(cipher *c, void *first, void *second)
 {
     (void)first, (void)second;
-    c->first = _mm512_add_epi32(c->first, counter(FS_NORMAL_GROUP_BYTES / 32));
-    c->second = _mm512_add_epi32(c->second, counter(FS_NORMAL_GROUP_BYTES / 32));
+    c->first = _mm512_add_epi32(c->first, fs_counter(FS_NORMAL_GROUP_BYTES / 32));
+    c->second = _mm512_add_epi32(c->second, fs_counter(FS_NORMAL_GROUP_BYTES / 32));
 }
 
 FS_INLINE TARGET void start(cipher *c, const fs_generator *generator, uint64_t block, void *first, void *second)
 {
-    uint8_t nonce[16] = {0};
-    fs_generator_nonce(nonce, (const uint32_t[3]){(uint32_t)(block >> 32), 0, 0});
-    for (int r = 0; r <= FS_AES128_ROUNDS; r++)
-        c->keys[r] = four_times(generator->aes.rounds + 16 * r);
-    c->keys[0] = _mm512_xor_si512(c->keys[0], four_times(nonce));
-    c->first = _mm512_add_epi32(_mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0), counter((uint32_t)block));
-    c->second = _mm512_add_epi32(c->first, counter(FS_NORMAL_GROUP_BYTES / 32));
+    c->keys = fs_load_keys(generator, (uint32_t)(block >> 32));
+    c->first = fs_counters((uint32_t)block);
+    c->second = fs_counters((uint32_t)block + FS_NORMAL_GROUP_BYTES / 32);
     for (size_t at = 0; at < FS_NORMAL_GROUP_BYTES / 2; at += sizeof(__m512i))
         refill(c, (uint8_t *)first + at, (uint8_t *)second + at);
     next_group(c, first, second);
