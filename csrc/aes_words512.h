@@ -28,15 +28,13 @@ FS_INLINE FS_WORDS_TARGET __m512i fs_counters(uint32_t block)
     return _mm512_add_epi32(_mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0), fs_counter(block));
 }
 
-FS_INLINE FS_WORDS_TARGET fs_round_keys fs_load_keys(const fs_generator *generator, uint32_t stream)
+FS_INLINE FS_WORDS_TARGET void fs_load_keys(fs_round_keys *k, const fs_generator *generator, uint32_t stream)
 {
-    fs_round_keys k;
     uint8_t nonce[16] = {0};
     fs_generator_nonce(nonce, (const uint32_t[3]){stream, 0, 0});
     for (int r = 0; r <= FS_AES128_ROUNDS; r++)
-        k.keys[r] = fs_four_times(generator->aes.rounds + 16 * r);
-    k.keys[0] = _mm512_xor_si512(k.keys[0], fs_four_times(nonce));
-    return k;
+        k->keys[r] = fs_four_times(generator->aes.rounds + 16 * r);
+    k->keys[0] = _mm512_xor_si512(k->keys[0], fs_four_times(nonce));
 }
 
 /* The first round's input; counter blocks end with a big-endian counter [SP 800-38A, sec. 6.5]. */

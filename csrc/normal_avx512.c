@@ -111,7 +111,7 @@ FS_INLINE TARGET void next_group(cipher *c, void *first, void *second)
 
 FS_INLINE TARGET void start(cipher *c, const fs_generator *generator, uint64_t block, void *first, void *second)
 {
-    c->keys = fs_load_keys(generator, (uint32_t)(block >> 32));
+    fs_load_keys(&c->keys, generator, (uint32_t)(block >> 32));
     c->first = fs_counters((uint32_t)block);
     c->second = fs_counters((uint32_t)block + FS_NORMAL_GROUP_BYTES / 32);
     for (size_t at = 0; at < FS_NORMAL_GROUP_BYTES / 2; at += sizeof(__m512i))

@@ -124,7 +124,8 @@ FS_INLINE TARGET void ask_for(const uint8_t *x, const uint8_t *to, size_t from_b
                        lane == 64 ? _mm512_set1_epi64((int64_t)grid->mask)                                       \
                                   : _mm512_set1_epi32((int32_t)(uint32_t)grid->mask)};                           \
         size_t width = (size_t)lane / 8;                                                                         \
-        fs_round_keys keys = fs_load_keys(generator, 0);                                                         \
+        fs_round_keys keys;                                                                                      \
+        fs_load_keys(&keys, generator, 0);                                                                       \
         __m512i counters = fs_counters((uint32_t)(first_group * FS_QUANTIZE_BLOCKS));                            \
         __m512i most = _mm512_setzero_si512();                                                                   \
         for (; n_groups > 0; n_groups--, x += FS_QUANTIZE_GROUP, to += FS_QUANTIZE_GROUP * width)                \
