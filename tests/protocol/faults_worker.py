@@ -184,11 +184,11 @@ class Step:
             save(folder, model=model, privacy=privacy)
 
     def attempt(self):
-        model, optimizer, privacy, _ = training_in(self.folder, "poisson")
-        play_epoch(model, optimizer, privacy)
         try:
+            model, optimizer, privacy, _ = training_in(self.folder, "poisson")
+            play_epoch(model, optimizer, privacy)
             save(self.folder, model=model, privacy=privacy)
-        except OSError as error:  # of the user's own saving
+        except OSError as error:  # of the checkpoint, which is the user's own; a ledger names its errors
             raise StoreError(str(error)) from error
         return privacy.steps
 
