@@ -6,7 +6,7 @@ import pytest
 
 from fedsec.measure import figures
 from fedsec.measure.secagg import aggregation, describe
-from fedsec.secagg import shamir
+from fedsec.secagg.primitives import shamir
 
 
 @pytest.mark.parametrize(("num_clients", "vector_length"), [(10, 26_000), (10, 1_000_000), (100, 26_000)])

@@ -12,8 +12,8 @@ from fedsec.cli.output import print_json, print_table
 from fedsec.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from fedsec.secagg.directory import Directory, Entry
-    from fedsec.secagg.identities import Identity
+    from fedsec.secagg.identity.directory import Directory, Entry
+    from fedsec.secagg.identity.identities import Identity
 
 _PATH = click.argument("path", type=click.Path())
 _MIN_SERIAL = click.option(
@@ -32,7 +32,7 @@ def directory() -> None:
 @keys.JSON
 def new(path: str, key: str, ask: bool, as_json: bool) -> None:
     """Make a directory without clients, signed by the authority."""
-    from fedsec.secagg.directory import Directory
+    from fedsec.secagg.identity.directory import Directory
 
     if os.path.lexists(path):
         raise InvalidArgumentError(f"{path} is there already, and nothing is overwritten")
@@ -54,7 +54,7 @@ def add(path: str, request: str | None, rotation: str | None, key: str, ask: boo
     A request proves that whoever wrote it holds the key. That it is who it says, find out before, by another
     way: have the key read out, or handed over.
     """
-    from fedsec.secagg.enrolment import Enrolment, Rotation
+    from fedsec.secagg.identity.enrolment import Enrolment, Rotation
 
     if (request is None) == (rotation is None):
         raise click.UsageError("Give either a request or --rotation.")
@@ -90,7 +90,7 @@ def revoke(path: str, client_id: int, reason: str, key: str, ask: bool, as_json:
 @keys.JSON
 def verify(path: str, authority: bytes, min_serial: int | None, as_json: bool) -> None:
     """Check that a directory is the authority's, unchanged, and not older than one you have seen."""
-    from fedsec.secagg.directory import Directory
+    from fedsec.secagg.identity.directory import Directory
 
     checked = Directory.load(path, authority, min_serial or 0)
     if as_json:
@@ -108,7 +108,7 @@ def verify(path: str, authority: bytes, min_serial: int | None, as_json: bool) -
 @keys.JSON
 def show(path: str, authority: bytes, min_serial: int | None, as_json: bool) -> None:
     """Print who is in a directory, once it has been checked."""
-    from fedsec.secagg.directory import Directory
+    from fedsec.secagg.identity.directory import Directory
 
     shown = Directory.load(path, authority, min_serial or 0)
     if as_json:
@@ -120,7 +120,7 @@ def show(path: str, authority: bytes, min_serial: int | None, as_json: bool) -> 
 
 def _open(path: str, key: str, ask: bool) -> tuple[Identity, Directory]:
     """The authority, and its directory as it is."""
-    from fedsec.secagg.directory import Directory
+    from fedsec.secagg.identity.directory import Directory
 
     authority = keys.load(key, ask)
     return authority, Directory.load(path, authority.public_key)
@@ -155,7 +155,7 @@ def _client(entry: Entry) -> dict[str, object]:
 
 def _line(entry: Entry) -> str:
     """A client's state in one line."""
-    from fedsec.secagg.identities import fingerprint
+    from fedsec.secagg.identity.identities import fingerprint
 
     state = f"revoked, {entry.reason}" if entry.revoked else "active"
     return f"{fingerprint(entry.public_key)}, key no. {len(entry.keys)}, since {entry.enrolled}, {state}"

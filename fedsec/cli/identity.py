@@ -13,8 +13,8 @@ from fedsec.cli.output import print_json
 from fedsec.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from fedsec.secagg.enrolment import Enrolment, Rotation
-    from fedsec.secagg.identities import Identity
+    from fedsec.secagg.identity.enrolment import Enrolment, Rotation
+    from fedsec.secagg.identity.identities import Identity
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _KEY_FILE = click.argument("key_file", type=click.Path())
@@ -62,8 +62,8 @@ def new(
     as_json: bool,
 ) -> None:
     """Make a key pair in a new file, and the request to be enrolled with it (not for an authority)."""
-    from fedsec.secagg.enrolment import Enrolment
-    from fedsec.secagg.identities import Identity
+    from fedsec.secagg.identity.enrolment import Enrolment
+    from fedsec.secagg.identity.identities import Identity
 
     made = Identity.new()
     enrolment = None
@@ -106,7 +106,7 @@ def request(
     key_file: str, client_id: int, name: str, authority: bytes, request: str | None, ask: bool, as_json: bool
 ) -> None:
     """Ask to be enrolled with a key that is there, in one more directory, say."""
-    from fedsec.secagg.enrolment import Enrolment
+    from fedsec.secagg.identity.enrolment import Enrolment
 
     own = keys.load(key_file, ask)
     _hand_out(own, Enrolment.new(own, client_id, name, authority), request, as_json, key_file)
@@ -135,8 +135,8 @@ def rotate(
 
     A passphrase is for both files. A key that somebody else may have is not rotated but revoked.
     """
-    from fedsec.secagg.enrolment import Rotation
-    from fedsec.secagg.identities import Identity
+    from fedsec.secagg.identity.enrolment import Rotation
+    from fedsec.secagg.identity.identities import Identity
 
     old, made = keys.load(old_key_file, ask), Identity.new()
     rotation = Rotation.new(old, made, client_id, authority)

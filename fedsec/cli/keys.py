@@ -11,7 +11,7 @@ import click
 from fedsec.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from fedsec.secagg.identities import Identity
+    from fedsec.secagg.identity.identities import Identity
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _VARIABLE = "FEDSEC_PASSPHRASE"
@@ -27,7 +27,7 @@ CLIENT_ID = click.IntRange(0, 2**32 - 1)
 
 
 def _public_key(ctx: click.Context, param: click.Parameter, value: str | None) -> bytes | None:
-    from fedsec.secagg.identities import require_public_key
+    from fedsec.secagg.identity.identities import require_public_key
 
     if value is None:
         return None
@@ -73,6 +73,6 @@ def passphrase(ask: bool, prompt: str, *, new: bool = False) -> bytes | None:
 
 def load(path: str, ask: bool) -> Identity:
     """The identity in a key file."""
-    from fedsec.secagg.identities import Identity
+    from fedsec.secagg.identity.identities import Identity
 
     return Identity.load(path, passphrase(ask, f"Passphrase of {path}"))

@@ -21,7 +21,7 @@ from fedsec.distributed import ClientBudget
 from fedsec.errors import BudgetExceededError, FedsecError, IdentityError, LedgerError, ProtocolError
 from fedsec.integrations.policy import NodePolicy
 from fedsec.secagg import Config, Directory, Enrolment, Identity, Participant, Phase, SessionStore
-from fedsec.secagg.identities import require_public_key, verify
+from fedsec.secagg.identity.identities import require_public_key, verify
 
 if TYPE_CHECKING:
     from fedsec.integrations.task import Arrays, Task

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from fedsec import secagg
 from fedsec.measure.timing import Clock, Result, timed
-from fedsec.secagg import graph, identities, keys
+from fedsec.secagg import graph, keys
+from fedsec.secagg.identity import identities
 
 PRG = "aes128ctr"
 BITS = 32

@@ -16,15 +16,15 @@ References
 from fedsec.secagg._machine import AFTER_UPLOAD, PHASES, Phase
 from fedsec.secagg.client import Budget, Client
 from fedsec.secagg.config import Config, Policy
-from fedsec.secagg.directory import Directory
-from fedsec.secagg.enrolment import Enrolment, Rotation
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.encoding.quantizer import Quantizer
+from fedsec.secagg.encoding.ring import centre, to_residues
+from fedsec.secagg.encoding.schema import Schema, model_digest
+from fedsec.secagg.identity.directory import Directory
+from fedsec.secagg.identity.enrolment import Enrolment, Rotation
+from fedsec.secagg.identity.identities import Identity
 from fedsec.secagg.local import Outcome, aggregate
 from fedsec.secagg.parameters import Parameters, recommend
 from fedsec.secagg.participant import Participant
-from fedsec.secagg.quantizer import Quantizer
-from fedsec.secagg.ring import centre, to_residues
-from fedsec.secagg.schema import Schema, model_digest
 from fedsec.secagg.server import Server
 from fedsec.secagg.store import SessionStore
 

@@ -27,13 +27,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedsec import masks
 from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, ProtocolError
-from fedsec.secagg import graph, masking, messages, ring, snapshot, steps
+from fedsec.secagg import graph, masking, messages, snapshot, steps
 from fedsec.secagg._machine import Phase, after, client_takes, phases
-from fedsec.secagg._secrets import Randomness, Unpicklable, wipe, wiping_on_error
 from fedsec.secagg.config import MAX_CLIENT_ID, Config, Policy, decode_config, require_digest
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.encoding import ring
+from fedsec.secagg.identity.identities import Identity
 from fedsec.secagg.messages import Kind
 from fedsec.secagg.parameters import MAX_ATTEMPTS
+from fedsec.secagg.primitives._secrets import Randomness, Unpicklable, wipe, wiping_on_error
 from fedsec.secagg.steps import Answer, Me, State
 from fedsec.secagg.store import SessionStore
 

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fedsec import masks
 from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, PolicyError
-from fedsec.secagg.identities import require_public_key
+from fedsec.secagg.encoding.quantizer import Quantizer
+from fedsec.secagg.identity.identities import require_public_key
 from fedsec.secagg.parameters import Parameters
-from fedsec.secagg.quantizer import Quantizer
 
 VERSION = 2
 SESSION_BYTES = 32

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedsec._kernels import Buffer
 from fedsec.errors import ProtocolError
-from fedsec.secagg import identities
-from fedsec.secagg._secrets import Unpicklable
+from fedsec.secagg.identity import identities
+from fedsec.secagg.primitives._secrets import Unpicklable
 
 KEY_BYTES = 32
 TAG_BYTES = 16

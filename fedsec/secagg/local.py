@@ -17,7 +17,7 @@ from fedsec.errors import CommitteeLostError, InvalidArgumentError, InvalidTypeE
 from fedsec.secagg._machine import PHASES, Phase, phases
 from fedsec.secagg.client import Client
 from fedsec.secagg.config import Config, Policy
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.identity.identities import Identity
 from fedsec.secagg.outbox import Outbox
 from fedsec.secagg.parameters import MAX_ATTEMPTS, Parameters, recommend
 from fedsec.secagg.server import Server

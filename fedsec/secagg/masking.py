@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from fedsec import masks
 from fedsec.secagg import keys
-from fedsec.secagg._secrets import Unpicklable, wiping
 from fedsec.secagg.config import Config
 from fedsec.secagg.keys import KeyPair, Party
+from fedsec.secagg.primitives._secrets import Unpicklable, wiping
 
 
 @dataclass(frozen=True)

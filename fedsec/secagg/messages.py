@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsec.errors import InvalidTypeError, ProtocolError
-from fedsec.secagg import merkle
 from fedsec.secagg.config import VERSION, Config
 from fedsec.secagg.keys import SIGNATURE_BYTES, TAG_BYTES
+from fedsec.secagg.primitives import merkle
 
 _HEADER = struct.Struct("<BBI32s")
 _COUNT = struct.Struct("<H")

@@ -24,7 +24,7 @@ from math import ceil, comb, log2
 
 from fedsec._checks import probability, whole
 from fedsec.errors import InvalidArgumentError, UnsupportedError
-from fedsec.secagg.shamir import MAX_SHARES
+from fedsec.secagg.primitives.shamir import MAX_SHARES
 
 MAX_CLIENTS = 2**32 - 1
 MAX_BITS = 128

@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from fedsec._kernels import fresh_bytes
 from fedsec.errors import InvalidTypeError, ProtocolError, StoreError
-from fedsec.secagg import _files, snapshot
+from fedsec.secagg import snapshot
 from fedsec.secagg._machine import Phase
 from fedsec.secagg.client import Budget, Client
 from fedsec.secagg.config import Config, Policy
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.identity import _files
+from fedsec.secagg.identity.identities import Identity
 from fedsec.secagg.messages import require_bytes
 from fedsec.secagg.store import SessionStore
 

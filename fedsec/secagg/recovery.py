@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from fedsec.errors import AggregationAborted
-from fedsec.secagg import keys, masking, shamir
-from fedsec.secagg._secrets import Unpicklable, wiping
+from fedsec.secagg import keys, masking
 from fedsec.secagg.config import Config
 from fedsec.secagg.keys import KeyPair, Party
 from fedsec.secagg.masking import Term
 from fedsec.secagg.messages import ShareOf, Unmasking
+from fedsec.secagg.primitives import shamir
+from fedsec.secagg.primitives._secrets import Unpicklable, wiping
 
 
 @dataclass(frozen=True, repr=False)

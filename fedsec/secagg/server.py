@@ -26,9 +26,8 @@ from fedsec.errors import (
     InvalidTypeError,
     ProtocolError,
 )
-from fedsec.secagg import graph, keys, masking, merkle, messages, recovery, snapshot, steps
+from fedsec.secagg import graph, keys, masking, messages, recovery, snapshot, steps
 from fedsec.secagg._machine import PHASES, SERVER_TAKES, Phase, after, phases
-from fedsec.secagg._secrets import Unpicklable, wipe
 from fedsec.secagg.config import MAX_CLIENT_ID, Config, decode_config, require_digest
 from fedsec.secagg.keys import Party
 from fedsec.secagg.messages import (
@@ -41,6 +40,8 @@ from fedsec.secagg.messages import (
     ShareOf,
 )
 from fedsec.secagg.outbox import Outbox
+from fedsec.secagg.primitives import merkle
+from fedsec.secagg.primitives._secrets import Unpicklable, wipe
 from fedsec.secagg.recovery import Dealt
 from fedsec.secagg.spool import Spool
 

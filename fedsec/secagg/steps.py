@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
 from fedsec.errors import AggregationAborted, ProtocolError
-from fedsec.secagg import graph, keys, masking, merkle, messages, shamir
-from fedsec.secagg._secrets import Randomness, Unpicklable, draw, wiping, wiping_on_error
+from fedsec.secagg import graph, keys, masking, messages
 from fedsec.secagg.config import Config
 from fedsec.secagg.keys import KEY_BYTES, KeyPair, Party
 from fedsec.secagg.masking import Term
@@ -28,6 +27,8 @@ from fedsec.secagg.messages import (
     ShareOf,
     Unmasking,
 )
+from fedsec.secagg.primitives import merkle, shamir
+from fedsec.secagg.primitives._secrets import Randomness, Unpicklable, draw, wiping, wiping_on_error
 
 
 class Signer(Protocol):

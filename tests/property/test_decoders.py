@@ -34,8 +34,8 @@ from fedsec.secagg import (
     Server,
     SessionStore,
 )
-from fedsec.secagg import _statements as statements
 from fedsec.secagg.config import Config, decode_config
+from fedsec.secagg.identity import _statements as statements
 from fedsec.secagg.messages import Kind
 
 # FEDSEC_LONG=1 HYPOTHESIS_PROFILE=explore draws thousands of new inputs for each.

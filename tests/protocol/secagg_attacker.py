@@ -13,9 +13,10 @@ import numpy as np
 from protocol.secagg_loop import HEADER, explicit_randomness
 
 from fedsec import masks
-from fedsec.secagg import graph, keys, masking, messages, shamir
+from fedsec.secagg import graph, keys, masking, messages
 from fedsec.secagg.keys import KeyPair, Party
 from fedsec.secagg.messages import Kind, ShareOf
+from fedsec.secagg.primitives import shamir
 
 PRIME = 2**31 - 1
 

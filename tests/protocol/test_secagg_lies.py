@@ -19,9 +19,10 @@ from protocol.secagg_loop import (
 )
 
 from fedsec.errors import AggregationAborted, ProtocolError
-from fedsec.secagg import Phase, SessionStore, graph, merkle, messages, steps
+from fedsec.secagg import Phase, SessionStore, graph, messages, steps
 from fedsec.secagg.keys import KeyPair
 from fedsec.secagg.messages import Advertisement, Kind, Proven, Reveal, Roster, ShareOf, frame
+from fedsec.secagg.primitives import merkle
 
 VICTIM = 10
 

@@ -9,7 +9,8 @@ import pytest
 from protocol.secagg_loop import config_of, identity_of, policy_of
 
 from fedsec.errors import InvalidTypeError, ProtocolError, StoreError
-from fedsec.secagg import Participant, Server, _files, recommend
+from fedsec.secagg import Participant, Server, recommend
+from fedsec.secagg.identity import _files
 from fedsec.secagg.messages import Kind, encode_set, frame
 
 FOUR = recommend(num_clients=4, corrupt_fraction=0.0, dropout_fraction=0.25)

@@ -104,6 +104,31 @@ def test_arrows(path):
     assert imported_rooms(path) <= MAY_IMPORT[room] | EVERYWHERE | {room}
 
 
+# Rooms within a room, and which others of its parts they lean on.
+WITHIN = {
+    "secagg": {"encoding": set(), "primitives": set(), "identity": {"primitives"}},
+    "accounting": {"pairs": {"events", "integer_noise", "numbers", "rounding"}},
+}
+
+
+def parts_imported(path: Path, room: str) -> set[str]:
+    """The parts of a room that one of its files imports."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[:2] == ["fedsec", room]:
+            below = node.module.split(".")[2:3]
+            parts |= set(below or [alias.name for alias in node.names])
+    return parts
+
+
+@pytest.mark.parametrize(("room", "within"), [(room, within) for room in WITHIN for within in WITHIN[room]])
+def test_arrows_within_a_room(room, within):
+    paths = sorted((PACKAGE / room / within).glob("*.py"))
+    assert paths
+    for path in paths:
+        assert parts_imported(path, room) <= WITHIN[room][within] | {within}, path
+
+
 def fresh_python(code: str) -> str:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return run.stdout

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from fedsec import cli
-from fedsec.secagg.directory import Directory
-from fedsec.secagg.enrolment import Enrolment, Rotation
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.identity.directory import Directory
+from fedsec.secagg.identity.enrolment import Enrolment, Rotation
+from fedsec.secagg.identity.identities import Identity
 
 
 def known(number):

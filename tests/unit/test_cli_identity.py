@@ -6,8 +6,8 @@ import stat
 import pytest
 
 from fedsec import cli
-from fedsec.secagg.enrolment import Enrolment, Rotation
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.identity.enrolment import Enrolment, Rotation
+from fedsec.secagg.identity.identities import Identity
 
 AUTHORITY = Identity.new(insecure_randomness=lambda length: b"\1" * length).public_key
 ME = ("--client-id", 3, "--name", "Hospital [bold]Süd", "--authority", AUTHORITY.hex())

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fedsec import secagg
 from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import directory as module
-from fedsec.secagg.directory import Directory, Entry
-from fedsec.secagg.enrolment import Enrolment, Rotation
-from fedsec.secagg.identities import Identity
+from fedsec.secagg.identity import directory as module
+from fedsec.secagg.identity.directory import Directory, Entry
+from fedsec.secagg.identity.enrolment import Enrolment, Rotation
+from fedsec.secagg.identity.identities import Identity
 
 KIND = b"fedsec directory 1"
 

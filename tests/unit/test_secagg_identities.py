@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa, x25519
 
 from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
-from fedsec.secagg.enrolment import Enrolment, Rotation
-from fedsec.secagg.identities import Identity, fingerprint, require_public_key, verify
+from fedsec.secagg.identity.enrolment import Enrolment, Rotation
+from fedsec.secagg.identity.identities import Identity, fingerprint, require_public_key, verify
 
 FIELD = 2**255 - 19
 

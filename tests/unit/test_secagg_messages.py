@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from protocol.secagg_loop import SPARSE, complete, config_of
 
 from fedsec.errors import InvalidTypeError, ProtocolError
-from fedsec.secagg import merkle, messages
+from fedsec.secagg import messages
 from fedsec.secagg.messages import Advertisement, Kind, Proven, Reveal, Roster, SealedPair, ShareOf, Unmasking
+from fedsec.secagg.primitives import merkle
 
 DIGEST = bytes(range(32))
 COMPLETE, RING = config_of(complete(10)), config_of(SPARSE)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import centre, ring, to_residues
+from fedsec.secagg import centre, to_residues
+from fedsec.secagg.encoding import ring
 
 
 @given(st.integers(1, 64), st.data())

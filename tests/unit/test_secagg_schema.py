@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError, NonFiniteError
-from fedsec.secagg.schema import MAX_SIZE, Entry, Schema, model_digest
+from fedsec.secagg.encoding.schema import MAX_SIZE, Entry, Schema, model_digest
 
 
 def model():

@@ -16,8 +16,9 @@ from protocol.secagg_loop import HEADER, PHASE_NAMES, SPARSE, Loop, complete, id
 
 from fedsec import secagg
 from fedsec.errors import AggregationAborted, InvalidArgumentError, ProtocolError, StoreError
-from fedsec.secagg import graph, keys, masking, shamir, steps
-from fedsec.secagg._secrets import Unpicklable, wiping, wiping_on_error
+from fedsec.secagg import graph, keys, masking, steps
+from fedsec.secagg.primitives import shamir
+from fedsec.secagg.primitives._secrets import Unpicklable, wiping, wiping_on_error
 
 # --- repr ---
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import shamir_reference
 
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import shamir
+from fedsec.secagg.primitives import shamir
 
 SECRET = bytes(range(100, 132))
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "shamir.json").read_text())["vectors"]

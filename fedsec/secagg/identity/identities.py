@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from fedsec._kernels import Buffer
 from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import _files
-from fedsec.secagg._secrets import Randomness, Unpicklable, draw, wiping
+from fedsec.secagg.identity import _files
+from fedsec.secagg.primitives._secrets import Randomness, Unpicklable, draw, wiping
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from fedsec import _kernels
 from fedsec._checks import whole
 from fedsec.errors import InvalidArgumentError, InvalidTypeError
-from fedsec.secagg._secrets import Randomness, draw, wiping
+from fedsec.secagg.primitives._secrets import Randomness, draw, wiping
 
 MAX_SHARES = 255
 SECRET_BYTES = 32

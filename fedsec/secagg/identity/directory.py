@@ -20,9 +20,9 @@ from typing import Any
 
 from fedsec._checks import whole
 from fedsec.errors import IdentityError, InvalidArgumentError, InvalidTypeError
-from fedsec.secagg import _files, _statements
-from fedsec.secagg.enrolment import Enrolment, Rotation, in_json, require_client_id
-from fedsec.secagg.identities import (
+from fedsec.secagg.identity import _files, _statements
+from fedsec.secagg.identity.enrolment import Enrolment, Rotation, in_json, require_client_id
+from fedsec.secagg.identity.identities import (
     KEY_BYTES,
     SIGNATURE_BYTES,
     Identity,

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from fedsec._checks import whole
 from fedsec.errors import IdentityError, InvalidArgumentError
-from fedsec.secagg import _files, _statements
-from fedsec.secagg.identities import KEY_BYTES, SIGNATURE_BYTES, Identity, require_public_key, verify
+from fedsec.secagg.identity import _files, _statements
+from fedsec.secagg.identity.identities import KEY_BYTES, SIGNATURE_BYTES, Identity, require_public_key, verify
 
 MAX_CLIENT_ID = 2**32 - 1
 

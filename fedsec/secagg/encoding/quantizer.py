@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedsec import _kernels, masks
 from fedsec._checks import positive, whole, within
 from fedsec.errors import InvalidArgumentError, NonFiniteError
-from fedsec.secagg import ring
+from fedsec.secagg.encoding import ring
 
 # A level has to be a float64 and an int64 without loss.
 _MAX_EXACT_LEVEL = 2**53

@@ -1,0 +1,1 @@
+"""Whose key is whose: key files, signed statements, and the directory that a participant trusts."""

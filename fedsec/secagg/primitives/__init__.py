@@ -1,0 +1,1 @@
+"""What the protocol is built from: secrets drawn and wiped, shares of them, and roots of many keys."""
