@@ -5,6 +5,8 @@
 
 #include "x86.h"
 
+#ifdef FS_X86_64
+
 #define FS_WORDS_TARGET FS_TARGET("avx512f,avx512bw,avx512dq,vaes,prfchw")
 
 /* Round keys, the nonce in the first. */
@@ -61,6 +63,8 @@ FS_INLINE FS_WORDS_TARGET void fs_make_words(const fs_round_keys *k, __m512i *a,
 #define FS_WILL_WRITE(p) _mm_prefetch((const char *)(p), _MM_HINT_ET0)
 #else
 #define FS_WILL_WRITE(p) (void)(p)
+#endif
+
 #endif
 
 #endif

@@ -9,7 +9,7 @@
 #include <float.h>
 
 #include "core.h"
-#include "vector.h"
+#include "floats.h"
 
 enum { COLUMNS = VECTORS * LANES };
 
@@ -35,10 +35,12 @@ FS_INLINE TARGET void add_block(double *tile, const float *left, const float *ri
             ADD_WIDENED(tile + i * COLUMNS + j * LANES, sum[i][j]);
 }
 
-/* A record's weight in single precision; 0 for what is below its normal numbers. */
+/* A record's weight, which is not negative, in single precision; 0 for what is below its normal numbers. By its bits, as
+ * compilers make branches of comparisons. */
 FS_INLINE TARGET float narrowed(double weight)
 {
-    return (float)weight * (float)(weight >= (double)FLT_MIN);
+    const uint64_t least = fs_double_bits((double)FLT_MIN), below = (fs_double_bits(weight) - least) >> 63;
+    return fs_as_single(fs_single_bits((float)weight) & ((uint32_t)below - 1));
 }
 
 /* Columns of the left side, copied into a panel: all terms of ROWS or fewer. */

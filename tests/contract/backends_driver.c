@@ -235,7 +235,8 @@ static void compare_bells(const fs_backend *backend, const fs_backend *portable,
     static const unsigned widths[] = {0, 1, 2, 3, 4, 7, 15, 16, 17, 18, 21, 38};
     int wide = (int)(draw() % 2), exact_only = draw() % 4 == 0;
     unsigned block_bits = widths[draw() % (wide ? 12 : 11)];
-    fs_bell bell = draw_bell(block_bits, (int)(draw() % FS_BELL_TABLE), draw() % 2 == 0);
+    int kind = (int)(draw() % FS_BELL_TABLE), uneven = draw() % 2 == 0;
+    fs_bell bell = draw_bell(block_bits, kind, uneven);
     uint32_t chunk = (uint32_t)draw(), refused[40], last = 0;
     size_t n_refused = draw() % 41, room = draw() % 3 ? length : draw() % (length + 1);
     uint8_t key[32];

@@ -42,7 +42,8 @@ static inline fs_bell draw_bell(unsigned block_bits, int formula, int open)
         .margin = 0x1p-36,
     };
     for (int i = 0; i < FS_BELL_CELLS; i++) {
-        bell.cells[i] = (uint16_t)((draw() & 0xff00) | draw() % FS_BELL_CELLS);
+        uint64_t count = draw() & 0xff00; /* one draw a statement: compilers choose in which order */
+        bell.cells[i] = (uint16_t)(count | draw() % FS_BELL_CELLS);
         bell.log_heights[i] = draw_unit() - 0.5;
         for (int left = 0; left < 2; left++) {
             bell.slopes[left][i] = (uint16_t)(block_bits ? draw() % (UINT16_MAX - 4096) : 0);

@@ -143,7 +143,7 @@ static void grids(const fs_backend *backend)
     static double panels[(FS_TALL + 70) * FS_TILE + FS_PANELS];
     const float *side = (const float *)reals;
     for (size_t positions = 1; positions <= 70; positions += 69) {
-        fs_product product = {side, side, reals, 50 / positions, 40, 70, positions, 40, 50};
+        fs_product product = {side, side, reals, 50 / positions, 35, 70, positions, 35, 40};
         fs_products32(backend, (float *)out, &product, 0, panels);
         fs_products64(backend, (double *)out, &product, 1, panels);
     }
