@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reference import bell_reference
 from reference import discrete_gaussian_reference as reference
-from scipy import stats
+from scipy import special, stats
 
 from fedsec import noise
 
@@ -114,15 +114,13 @@ def test_the_law_is_that_of_canonne_kamath_and_steinke(stddev):
     assert p_value(1.15 * stddev) < ALARM
 
 
-def long_form(stddev, total, piece=2**24):
-    """Counts of -reach .. reach and beyond, and sums of powers, of `total` variates; a piece at a time."""
-    reach = int(7 * stddev)
-    counts, beyond = np.zeros(2 * reach + 1, np.int64), 0
+def long_form(draw, low, high, total, piece=2**24):
+    """Counts of low .. high, and of what lies beyond, of `total` variates; a piece at a time."""
+    counts, beyond = np.zeros(high - low + 1, np.int64), 0
     for start in range(0, total, piece):
-        key = key_of("long", stddev, start)
-        samples = noise.discrete_gaussian(piece, stddev, np.int32, insecure_key=key)
-        inside = samples[np.abs(samples) <= reach]
-        counts += np.bincount(inside + reach, minlength=2 * reach + 1)
+        samples = draw(piece, start)
+        inside = samples[(low <= samples) & (samples <= high)]
+        counts += np.bincount(inside - low, minlength=len(counts))
         beyond += samples.size - inside.size
     return counts, beyond
 
@@ -130,9 +128,12 @@ def long_form(stddev, total, piece=2**24):
 @pytest.mark.parametrize("stddev", [2.7, 40.0])
 def test_the_long_form(stddev):
     """2^24 variates; 2^30 with FEDSEC_LONG=1. The control is 1 % off, or 0.1 %."""
-    total = 2**30 if LONG else 2**24
-    counts, beyond = long_form(stddev, total)
-    reach = len(counts) // 2
+
+    def draw(size, start):
+        return noise.discrete_gaussian(size, stddev, np.int32, insecure_key=key_of("long", stddev, start))
+
+    total, reach = 2**30 if LONG else 2**24, int(7 * stddev)
+    counts, beyond = long_form(draw, -reach, reach, total)
     law = reference.mass(stddev, reach)
     found = chi_square_p(counts.astype(float), law)
     assert found > ALARM
@@ -146,6 +147,35 @@ def test_the_long_form(stddev):
         assert tail_is_right(counts[far].sum(), expected)
         assert not tail_is_right(0, expected) or expected < 16
     print(f"stddev {stddev}: {total} variates, chi-square p-value {found:.3f}")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "mass", "parameter", "middle"),
+    [
+        (noise.skellam, lambda y, v: special.ive(np.abs(y), v), 7.3, 0),
+        (noise.skellam, lambda y, v: special.ive(np.abs(y), v), 1600.0, 0),
+        (noise.poisson, stats.poisson.pmf, 7.3, 7),
+        (noise.poisson, stats.poisson.pmf, 1600.0, 1600),
+    ],
+)
+def test_the_long_form_of_other_laws(sampler, mass, parameter, middle):
+    """As above, for variances of both kinds of tables; here it is a variance that is 2 % off, or 0.2 %."""
+
+    def draw(size, start):
+        return sampler(
+            size, parameter, np.int32, insecure_key=key_of("long", sampler.__name__, parameter, start)
+        )
+
+    total, reach = 2**30 if LONG else 2**24, int(7 * parameter**0.5)
+    least = max(0, middle - reach) if sampler is noise.poisson else -reach
+    values = np.arange(least, middle + reach + 1)
+    counts, beyond = long_form(draw, values[0], values[-1], total)
+    law = mass(values, parameter)
+    found = chi_square_p(counts.astype(float), law)
+    assert found > ALARM
+    assert chi_square_p(counts.astype(float), mass(values, parameter * (1.002 if LONG else 1.02))) < ALARM
+    assert stats.poisson.sf(beyond - 1, total * max(0.0, 1.0 - law.sum())) > ALARM
+    print(f"{sampler.__name__}({parameter}): {total} variates, chi-square p-value {found:.3f}")
 
 
 def lag_errors(samples):
